@@ -1,0 +1,195 @@
+"""Every environment variable that the project reads, each read and checked here and nowhere else.
+
+Belongs here: names, defaults, what a value must look like, and the sentence a person reads when it does not.
+Does not belong here: what is done with a value, and the sandbox's values (``sandbox`` sets those itself).
+
+A command or a run loads just the groups that it uses, so that a missing variable is only named to somebody
+who needs it: ``source = load(SourceSettings)``. A ``.env`` beside the project is read too; the real
+environment wins over it.
+"""
+
+import base64
+import binascii
+import ipaddress
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2")
+
+
+class SettingsError(Exception):
+    """One or more variables are missing or malformed; the text names each and says what it should hold."""
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL's host is this machine: ``localhost`` or a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _web_url(value: str) -> str:
+    parts = urlsplit(value)
+    if not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(value)):
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _https_url(value: str) -> str:
+    if urlsplit(value).scheme != "https":
+        raise ValueError
+    return _web_url(value)
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in POSTGRES_SCHEMES or not parts.path.strip("/"):
+        raise ValueError
+    return value
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/") or value.endswith("/") or "?" in value or "#" in value:
+        raise ValueError
+    return value
+
+
+def _key_ring(value: SecretStr) -> SecretStr:
+    ids = set()
+    for pair in value.get_secret_value().split(","):
+        key_id, _, key = pair.strip().partition(":")
+        try:
+            size = len(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
+        except (ValueError, binascii.Error):
+            raise ValueError from None
+        if not key_id or key_id in ids or size != KEY_BYTES:
+            raise ValueError
+        ids.add(key_id)
+    return value
+
+
+KEY_BYTES = 32
+
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+HttpsUrl = Annotated[str, AfterValidator(_https_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+UrlPath = Annotated[str, AfterValidator(_path)]
+KeyRingText = Annotated[SecretStr, AfterValidator(_key_ring)]
+
+
+class _Group(BaseSettings):
+    """Variables that are needed together."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+
+class SourceSettings(_Group):
+    """Where users are read from."""
+
+    sym_database_url: PostgresUrl = Field(
+        description="the URL of Sym's PostgreSQL, postgresql://user:password@host:port/database"
+    )
+
+
+class LedgerSettings(_Group):
+    """The pipeline's own PostgreSQL and the keys of its token vault."""
+
+    symvanta_database_url: PostgresUrl = Field(
+        description="the URL of the pipeline's own PostgreSQL, postgresql://user:password@host:port/database"
+    )
+
+
+class KeySettings(_Group):
+    """The key ring of the token vault."""
+
+    symvanta_token_keys: KeyRingText = Field(
+        description="id:key pairs separated by commas, each key 32 bytes in url-safe base64; the first encrypts"
+    )
+
+
+class DagsterSettings(_Group):
+    """Dagster's instance storage."""
+
+    dagster_postgres_url: PostgresUrl = Field(
+        description="the URL of Dagster's PostgreSQL, postgresql+psycopg2://user:password@host:port/database"
+    )
+
+
+class VantaSettings(_Group):
+    """Sym's application at Vanta, the hosts and the rate budgets."""
+
+    vanta_client_id: str = Field(min_length=1, description="the client id of Sym's OAuth application at Vanta")
+    vanta_client_secret: SecretStr = Field(
+        min_length=1, description="the client secret of Sym's OAuth application at Vanta"
+    )
+    vanta_resource_id: str = Field(min_length=1, description="the id that Vanta gave Sym's UserAccount resource")
+    vanta_api_url: WebUrl = Field("https://api.vanta.com", description="an https URL without a query")
+    vanta_app_url: WebUrl = Field("https://app.vanta.com", description="an https URL without a query")
+    vanta_user_account_path: UrlPath = Field(
+        "/v1/resources/user_account/sync_all",
+        description="a path that starts with / and ends without",
+    )
+    vanta_token_requests_per_minute: int = Field(
+        5,
+        ge=2,
+        description="a whole number of at least 2, one of them kept for people who connect",
+    )
+    vanta_resource_requests_per_minute: int = Field(20, ge=1, description="a whole number of at least 1")
+
+
+class SyncSettings(_Group):
+    """How records look and where what was read and sent is written."""
+
+    sym_app_url: HttpsUrl = Field(
+        "https://app.symops.com", description="an https URL, the base of each account's externalUrl"
+    )
+    symvanta_data_url: str = Field(
+        ".symvanta/data",
+        min_length=1,
+        description="a folder or an object-store URL such as s3://bucket/prefix",
+    )
+
+
+class ScheduleSettings(_Group):
+    """How many customers one run carries."""
+
+    symvanta_customers_per_run: int = Field(25, ge=1, description="a whole number of at least 1")
+
+
+class SandboxSettings(_Group):
+    """Where the embedded server of the demo lives."""
+
+    symvanta_data_dir: Path = Field(Path(".symvanta"), description="a folder")
+
+
+Group = TypeVar("Group", bound=_Group)
+
+
+def load(group: type[Group]) -> Group:
+    """Read one group of variables from the environment and ``.env``.
+
+    Raises:
+        SettingsError: naming every variable of the group that is missing or malformed and what it should
+            hold; never its value.
+    """
+    try:
+        return group()
+    except ValidationError as error:
+        problems = [_sentence(group, e["loc"], e["type"]) for e in error.errors(include_input=False)]
+    raise SettingsError("; ".join(problems))
+
+
+def _sentence(group: type[_Group], location: tuple[int | str, ...], kind: str) -> str:
+    name = str(location[0])
+    state = "is not set" if kind == "missing" else "is malformed"
+    return f"{name.upper()} {state}: it should hold {group.model_fields[name].description}"
