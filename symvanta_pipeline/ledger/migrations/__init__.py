@@ -1,0 +1,1 @@
+"""Alembic's environment for the ledger's tables; run by ``ledger.database.migrate`` alone, without an alembic.ini."""

@@ -1,0 +1,97 @@
+"""What state a customer is in, and what to do about it. Pure: no database, no clock.
+
+Belongs here: the words of ``symvanta customers``. Does not belong here: reading the tables, printing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+State = Literal["new", "healthy", "late", "held", "parked", "failing", "disconnected"]
+
+# An hourly push may be late by half an hour before it is worth a word.
+LATE_AFTER = timedelta(minutes=90)
+
+
+@dataclass(frozen=True)
+class CustomerRecord:
+    """All that the ledger knows about one connected organization; times have time zones.
+
+    Attributes:
+        customer: the partition key.
+        organization_id: the organization.
+        connection_state: ``connected``, ``parked`` or ``disconnected``.
+        connected_at: when consent was last given.
+        parked_reason: why it is parked, if it is.
+        last_accepted_at: when Vanta last accepted a push; ``None`` if never.
+        active: active users in that push.
+        deactivated: deactivated users in that push.
+        outcome: how the latest attempt ended: ``accepted``, ``held``, ``refused``, ``parked``, ``failing``, ``busy``.
+        sentence: what happened in it, without personal data.
+        outcome_at: when it ended.
+    """
+
+    customer: str
+    organization_id: UUID
+    connection_state: str
+    connected_at: datetime
+    parked_reason: str | None = None
+    last_accepted_at: datetime | None = None
+    active: int | None = None
+    deactivated: int | None = None
+    outcome: str | None = None
+    sentence: str | None = None
+    outcome_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A customer's state and the one thing to do next, as a sentence."""
+
+    state: State
+    next_step: str
+
+
+def status_of(record: CustomerRecord, now: datetime) -> Status:
+    """Judge one customer: what a person ended or must do comes first, then the latest attempt, then its age."""
+    state = _state(record, now)
+    return Status(state, _next_step(state, record))
+
+
+def _state(record: CustomerRecord, now: datetime) -> State:
+    if record.connection_state == "disconnected":
+        return "disconnected"
+    if record.connection_state == "parked":
+        return "parked"
+    if _is_open(record) and record.outcome == "held":
+        return "held"
+    if _is_open(record) and record.outcome in ("refused", "failing"):
+        return "failing"
+    if now - (record.last_accepted_at or record.connected_at) > LATE_AFTER:
+        return "late"
+    return "healthy" if record.last_accepted_at else "new"
+
+
+def _is_open(record: CustomerRecord) -> bool:
+    """Tell whether the latest attempt still counts: neither an accepted push nor a new consent came after it."""
+    if record.outcome_at is None:
+        return False
+    return record.outcome_at >= max(record.connected_at, record.last_accepted_at or record.connected_at)
+
+
+def _next_step(state: State, record: CustomerRecord) -> str:
+    reconnect = f"symvanta connect {record.customer}"
+    what = (record.sentence or "no reason was recorded").rstrip(". ")
+    reason = (record.parked_reason or what).rstrip(". ")
+    sentences: dict[State, str] = {
+        "new": "Nothing to do: the first push follows by itself within minutes.",
+        "healthy": "Nothing to do.",
+        "late": "No push was accepted for over 90 minutes: "
+        "look whether dagster-daemon runs and hourly_user_account_sync is on.",
+        "held": f"Nothing was sent ({what}): correct it in Sym, the next hourly run tries again.",
+        "failing": f"The last attempt failed ({what}): the next hourly run tries again; its log has the details.",
+        "parked": f"Vanta refused the connection ({reason}): somebody must reconnect it: {reconnect}",
+        "disconnected": f"Nothing is sent any more; to start again: {reconnect}",
+    }
+    return sentences[state]

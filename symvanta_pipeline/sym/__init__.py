@@ -1,0 +1,1 @@
+"""Where users come from: Sym's database, the query that reads it, the contract of what comes out."""

@@ -1,0 +1,199 @@
+"""The Vanta session of one customer and of no other: its token, kept fresh, and rate slots for every call.
+
+Belongs here: when to refresh, what to retry, which slot a call takes. Does not belong here: how a token is
+stored (a ``TokenStore`` is handed in), what is sent (``client``), what a status means (``errors``).
+
+The order that keeps a rotating token alive: re-read, refresh only if still needed, save what came back in its
+own committed transaction, use it only then. All of it happens while the caller holds the customer's lock.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter, wait_none
+from tenacity.wait import wait_base
+
+from symvanta_pipeline.vanta.budget import Budget, RateBudgets, Slot
+from symvanta_pipeline.vanta.errors import (
+    AccessTokenRefused,
+    GrantRefused,
+    RateLimited,
+    Transient,
+    check_resource_reply,
+)
+from symvanta_pipeline.vanta.oauth import JSON, TIMEOUT, Application, TokenReply, send
+
+REFRESH_MARGIN = timedelta(minutes=5)  # an access token that ends sooner is refreshed before it is used
+LONGEST_WAIT = 30.0  # seconds that a customer's lock may be held through waiting for a slot
+ATTEMPTS = 4
+FIRST_WAIT, LAST_WAIT = 1.0, 8.0  # seconds between attempts after a failure that may pass
+
+Result = TypeVar("Result")
+
+
+class HeldToken(Protocol):
+    """What a session needs to know of a stored token."""
+
+    @property
+    def access_token(self) -> str:
+        """The access token."""
+
+    @property
+    def refresh_token(self) -> str:
+        """The refresh token that follows it."""
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the access token ends, aware."""
+
+    @property
+    def generation(self) -> int:
+        """Goes up with every token that is stored."""
+
+
+class TokenStore(Protocol):
+    """Where the tokens of one customer are kept."""
+
+    @property
+    def organization_id(self) -> str:
+        """Whose tokens they are."""
+
+    def load(self) -> HeldToken:
+        """Return the newest token."""
+
+    def save(self, reply: TokenReply, *, replaces: HeldToken) -> HeldToken | None:
+        """Commit what the token endpoint answered; None where a newer token than ``replaces`` is already there."""
+
+
+class CustomerSession:
+    """Makes calls to Vanta for one customer.
+
+    Attributes:
+        waited: seconds that the calls waited for rate slots so far.
+    """
+
+    def __init__(self, application: Application, store: TokenStore, budgets: RateBudgets) -> None:
+        self._application = application
+        self._store = store
+        self._budgets = budgets
+        self._slots: dict[Budget, Slot] = {}
+        self.waited = 0.0
+
+    @property
+    def organization_id(self) -> str:
+        """The organization whose token this session uses."""
+        return self._store.organization_id
+
+    def prepare(self) -> None:
+        """Wait, before the customer's lock is taken, for the slots that one push is expected to need."""
+        if _is_due(self._store.load()):
+            self._take(self._budgets.token_background, max_wait=None)
+        self._take(self._budgets.resource, max_wait=None)
+
+    def call(
+        self, method: str, path: str, *, payload: bytes | None = None, before_send: Callable[[], None]
+    ) -> tuple[requests.Response, HeldToken]:
+        """Make one call with the customer's token and return the 200 and the token that it was made with.
+
+        One refresh and one repetition follow a refused access token. What may pass is tried again, the same
+        bytes each time, a few seconds apart; ``before_send`` runs immediately before each attempt.
+
+        Raises:
+            VantaError: whatever remains after that.
+            budget.WouldWait: a slot is further away than the customer's lock should be held.
+        """
+        token = self._usable_token()
+        try:
+            return self._send(token, method, path, payload, before_send), token
+        except AccessTokenRefused:
+            token = self._renewed(token)
+            return self._send(token, method, path, payload, before_send), token
+
+    def _send(
+        self, token: HeldToken, method: str, path: str, payload: bytes | None, before_send: Callable[[], None]
+    ) -> requests.Response:
+        url = f"{self._application.api_url}{path}"
+        bearer: dict[str, Any] = {"access_token": token.access_token, "token_type": "Bearer"}
+        headers = {"Accept": JSON} | ({} if payload is None else {"Content-Type": JSON})
+
+        def attempt() -> requests.Response:
+            session = self._application.session(token=bearer)
+            self._spend(self._budgets.resource)
+            before_send()
+            response: requests.Response = send(
+                lambda: session.request(
+                    method, url, data=payload, headers=headers, timeout=TIMEOUT, allow_redirects=False
+                )
+            )
+            return self._checked(self._budgets.resource, lambda: check_resource_reply(response))
+
+        return _retrying(attempt)
+
+    def _usable_token(self) -> HeldToken:
+        token = self._store.load()
+        return self._refreshed(token) if _is_due(token) else token
+
+    def _renewed(self, refused: HeldToken) -> HeldToken:
+        """Return a token other than the refused one: the store's if it moved on, else a fresh one."""
+        token = self._store.load()
+        return token if token.generation != refused.generation else self._refreshed(token)
+
+    def _refreshed(self, token: HeldToken) -> HeldToken:
+        try:
+            reply = _retrying(lambda: self._refresh(token))
+        except GrantRefused as refusal:
+            # Another machine or a person may have won the race; only the newest token's refusal counts.
+            newest = self._store.load()
+            if newest.generation == token.generation:
+                refusal.token_generation = token.generation
+                raise
+            return newest
+        return self._store.save(reply, replaces=token) or self._store.load()
+
+    def _refresh(self, token: HeldToken) -> TokenReply:
+        self._spend(self._budgets.token_background)
+        return self._checked(self._budgets.token_background, lambda: self._application.refresh(token.refresh_token))
+
+    def _checked(self, budget: Budget, reply: Callable[[], Result]) -> Result:
+        try:
+            return reply()
+        except RateLimited as error:
+            budget.pause(error.pause)
+            raise
+
+    def _take(self, budget: Budget, max_wait: float | None) -> None:
+        if budget not in self._slots:
+            slot = budget.take(max_wait=max_wait)
+            self.waited += slot.waited
+            self._slots[budget] = slot
+
+    def _spend(self, budget: Budget) -> None:
+        self._take(budget, LONGEST_WAIT)
+        self.waited += budget.spend(self._slots.pop(budget), max_wait=LONGEST_WAIT)
+
+
+class _Wait(wait_base):
+    """Back off after a failure; after a 429 the budget's own pause is the wait."""
+
+    def __init__(self) -> None:
+        self._after_failure = wait_exponential_jitter(initial=FIRST_WAIT, max=LAST_WAIT)
+        self._after_429 = wait_none()
+
+    def __call__(self, retry_state: Any) -> float:
+        limited = isinstance(retry_state.outcome.exception(), RateLimited)
+        return (self._after_429 if limited else self._after_failure)(retry_state)
+
+
+def _retrying(attempt: Callable[[], Result]) -> Result:
+    return Retrying(
+        retry=retry_if_exception_type(Transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=_Wait(),
+        reraise=True,
+    )(attempt)
+
+
+def _is_due(token: HeldToken) -> bool:
+    return token.expires_at - REFRESH_MARGIN <= datetime.now(UTC)

@@ -1,0 +1,181 @@
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from symvanta_pipeline.ledger import database
+from symvanta_pipeline.ledger.database import LedgerOutdated, LedgerUnavailable, connect, migrate, require_current
+from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
+
+TABLES = {"connections", "tokens", "accepted_snapshots", "intents", "outcomes", "rate_budgets"}
+PASSWORD = "canary-password"
+MIGRATE = """
+import sys
+from symvanta_pipeline.ledger.database import migrate
+print(",".join(migrate(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def empty_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    postgres.ensure_databases(name)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+def tables(url: str) -> set[str]:
+    with connect(url) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    return {row[0] for row in rows}
+
+
+def test_migrates_an_empty_database_once(empty_url: str) -> None:
+    assert migrate(empty_url) == ["0001"]
+    assert tables(empty_url) == TABLES | {database.VERSION_TABLE}
+    assert migrate(empty_url) == []
+    require_current(empty_url)
+
+
+def test_every_table_says_what_it_is(symvanta_url: str) -> None:
+    with connect(symvanta_url) as connection:
+        silent = connection.execute(
+            "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND obj_description(oid, 'pg_class') IS NULL",
+            [list(TABLES)],
+        ).fetchall()
+    assert silent == []
+
+
+def test_times_are_all_with_time_zone(symvanta_url: str) -> None:
+    with connect(symvanta_url) as connection:
+        naive = connection.execute(
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = 'public' AND data_type = 'timestamp without time zone'"
+        ).fetchall()
+    assert naive == []
+
+
+def test_two_processes_that_migrate_at_once_apply_it_once(empty_url: str) -> None:
+    with connect(empty_url) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", [database._MIGRATION_LOCK])
+        processes = [
+            subprocess.Popen([sys.executable, "-c", MIGRATE, empty_url], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        waiting, deadline = 0, time.monotonic() + 30
+        while waiting < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            [(waiting,)] = holder.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchall()
+        assert waiting == 2  # both are past the point where they could still miss each other
+    outputs = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs == ["", "0001"]
+
+
+def test_leaves_a_foreign_version_table_alone(empty_url: str) -> None:
+    with connect(empty_url) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
+        connection.execute("INSERT INTO alembic_version VALUES ('of somebody else')")
+    assert migrate(empty_url) == ["0001"]
+    require_current(empty_url)
+    with connect(empty_url) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("of somebody else",)]
+
+
+def test_a_migration_that_breaks_leaves_nothing_behind(empty_url: str) -> None:
+    with connect(empty_url) as connection:
+        connection.execute("CREATE TABLE rate_budgets ()")  # the last table of the first revision is in the way
+    with pytest.raises(LedgerUnavailable, match="already exists"):
+        migrate(empty_url)
+    assert tables(empty_url) == {"rate_budgets"}
+
+
+def test_absent_tables_are_told(empty_url: str) -> None:
+    with pytest.raises(LedgerOutdated, match="do not exist yet; run: symvanta migrate"):
+        require_current(empty_url)
+    assert tables(empty_url) == set()
+
+
+def test_newer_tables_are_told(symvanta_url: str) -> None:
+    with connect(symvanta_url) as connection:
+        connection.execute("UPDATE symvanta_alembic_version SET version_num = '9999'")
+    with pytest.raises(LedgerOutdated, match="newer than this program"):
+        require_current(symvanta_url)
+    with pytest.raises(LedgerOutdated, match="newer than this program"):
+        migrate(symvanta_url)
+
+
+def test_an_empty_version_table_is_outdated(symvanta_url: str) -> None:
+    with connect(symvanta_url) as connection:
+        connection.execute("DELETE FROM symvanta_alembic_version")
+    with pytest.raises(LedgerOutdated, match="symvanta migrate"):
+        require_current(symvanta_url)
+
+
+def test_migrating_prints_and_configures_nothing(empty_url: str) -> None:
+    code = MIGRATE.replace("print", "len") + "import logging; assert not logging.root.handlers"
+    done = subprocess.run([sys.executable, "-c", code, empty_url], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_every_form_of_the_url_is_taken(symvanta_url: str, scheme: str) -> None:
+    url = symvanta_url.replace("postgresql://", f"{scheme}://", 1)
+    require_current(url)
+    with connect(url, application_name="somebody") as connection:
+        assert connection.autocommit
+        assert connection.execute("SHOW application_name").fetchone() == ("somebody",)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("30s",)
+        assert connection.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("1min",)
+        assert connection.execute("SHOW tcp_keepalives_idle").fetchone() == ("30",)
+        assert connection.execute("SHOW TimeZone").fetchone() == ("UTC",)
+
+
+def test_the_url_outranks_the_defaults(symvanta_url: str) -> None:
+    mark = "&" if "?" in symvanta_url else "?"
+    with connect(f"{symvanta_url}{mark}options=-c%20statement_timeout%3D7s") as connection:
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("7s",)
+        assert connection.execute("SHOW TimeZone").fetchone() == ("UTC",)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/ledger",  # nobody listens there
+        f"postgresql://somebody:{PASSWORD}@127.0.0.1:{PASSWORD}/ledger",
+        f"postgresql://somebody:{PASSWORD}@[::1/ledger",
+        f"postgresql://somebody:{PASSWORD}%zz@127.0.0.1/ledger",
+        f"postgresql://somebody:x@{PASSWORD}@127.0.0.1/ledger",
+        f"postgresql://localhost:{PASSWORD}/x@127.0.0.1/ledger",
+        f"postgresql://localhost:1/{PASSWORD}@127.0.0.1/ledger",
+        f"mysql://somebody:{PASSWORD}@127.0.0.1/ledger",
+        f"host=127.0.0.1 password={PASSWORD}",
+        f"postgresql://127.0.0.1:1/ledger?password={PASSWORD}",
+    ],
+)
+@pytest.mark.parametrize("use", [connect, migrate, require_current])
+def test_no_failure_shows_the_password(url: str, use: object, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    assert callable(use)
+    with pytest.raises(LedgerUnavailable) as caught:
+        use(url)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert PASSWORD not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+    assert PASSWORD not in caplog.text
+
+
+def test_a_refused_password_is_told_without_it(symvanta_url: str) -> None:
+    parameters = psycopg.conninfo.conninfo_to_dict(symvanta_url)
+    url = "postgresql://{user}:{0}@{host}:{port}/{dbname}".format(PASSWORD, **parameters)
+    with pytest.raises(LedgerUnavailable, match="password authentication failed") as caught:
+        connect(url)
+    assert PASSWORD not in str(caught.value)
