@@ -12,13 +12,13 @@ import base64
 import binascii
 import ipaddress
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2")
+LIBPQ_SCHEMES = ("postgresql", "postgres")
 
 
 class SettingsError(Exception):
@@ -36,7 +36,7 @@ def is_loopback(url: str) -> bool:
 
 def _web_url(value: str) -> str:
     parts = urlsplit(value)
-    if not parts.hostname or parts.query or parts.fragment or parts.username:
+    if not parts.hostname or parts.port == 0 or any(c in "?#@" or c.isspace() for c in value):
         raise ValueError
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(value)):
         raise ValueError
@@ -49,15 +49,18 @@ def _https_url(value: str) -> str:
     return _web_url(value)
 
 
-def _postgres_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in POSTGRES_SCHEMES or not parts.path.strip("/"):
-        raise ValueError
-    return value
+def _postgres_url(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in schemes or not parts.path.strip("/"):
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
 
 
 def _path(value: str) -> str:
-    if not value.startswith("/") or value.endswith("/") or "?" in value or "#" in value:
+    if not value.startswith("/") or value.endswith("/") or any(c in "?#" or c.isspace() for c in value):
         raise ValueError
     return value
 
@@ -67,7 +70,7 @@ def _key_ring(value: SecretStr) -> SecretStr:
     for pair in value.get_secret_value().split(","):
         key_id, _, key = pair.strip().partition(":")
         try:
-            size = len(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
+            size = len(base64.b64decode(key + "=" * (-len(key) % 4), altchars=b"-_", validate=True))
         except (ValueError, binascii.Error):
             raise ValueError from None
         if not key_id or key_id in ids or size != KEY_BYTES:
@@ -80,7 +83,10 @@ KEY_BYTES = 32
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+# What each is opened with decides: libpq itself, the ledger's own reading, SQLAlchemy as dagster-postgres needs it.
+SourceUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES)]
+LedgerUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES, "postgresql+psycopg", "postgresql+psycopg2")]
+DagsterUrl = Annotated[SecretStr, _postgres_url("postgresql", "postgresql+psycopg2")]
 UrlPath = Annotated[str, AfterValidator(_path)]
 KeyRingText = Annotated[SecretStr, AfterValidator(_key_ring)]
 
@@ -89,14 +95,24 @@ class _Group(BaseSettings):
     """Variables that are needed together."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,  # a secret that was mounted as a file often ends in a newline
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if not isinstance(value, str) or value.strip()}
 
 
 class SourceSettings(_Group):
     """Where users are read from."""
 
-    sym_database_url: PostgresUrl = Field(
+    sym_database_url: SourceUrl = Field(
         description="the URL of Sym's PostgreSQL, postgresql://user:password@host:port/database"
     )
 
@@ -104,7 +120,7 @@ class SourceSettings(_Group):
 class LedgerSettings(_Group):
     """The pipeline's own PostgreSQL and the keys of its token vault."""
 
-    symvanta_database_url: PostgresUrl = Field(
+    symvanta_database_url: LedgerUrl = Field(
         description="the URL of the pipeline's own PostgreSQL, postgresql://user:password@host:port/database"
     )
 
@@ -120,7 +136,7 @@ class KeySettings(_Group):
 class DagsterSettings(_Group):
     """Dagster's instance storage."""
 
-    dagster_postgres_url: PostgresUrl = Field(
+    dagster_postgres_url: DagsterUrl = Field(
         description="the URL of Dagster's PostgreSQL, postgresql+psycopg2://user:password@host:port/database"
     )
 

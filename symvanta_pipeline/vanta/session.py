@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 import requests
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter, wait_none
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_none, wait_random
 from tenacity.wait import wait_base
 
 from symvanta_pipeline.vanta.budget import Budget, RateBudgets, Slot
@@ -178,7 +178,7 @@ class _Wait(wait_base):
     """Back off after a failure; after a 429 the budget's own pause is the wait."""
 
     def __init__(self) -> None:
-        self._after_failure = wait_exponential_jitter(initial=FIRST_WAIT, max=LAST_WAIT)
+        self._after_failure = wait_exponential(multiplier=FIRST_WAIT, max=LAST_WAIT) + wait_random(0, FIRST_WAIT)
         self._after_429 = wait_none()
 
     def __call__(self, retry_state: Any) -> float:

@@ -1,0 +1,250 @@
+"""The commands, thin: arguments in, one call, a table or a line out.
+
+Belongs here: what a command is called and how it speaks. Does not belong here: anything that another program could
+want to do too.
+"""
+
+import json
+import re
+import sys
+import traceback
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+from dotenv import load_dotenv
+
+from symvanta_pipeline.settings import (
+    DagsterSettings,
+    KeySettings,
+    LedgerSettings,
+    SourceSettings,
+    VantaSettings,
+    load,
+)
+
+if TYPE_CHECKING:
+    from symvanta_pipeline.connect.consent import Candidate, Desk
+    from symvanta_pipeline.ledger.live_connection import LiveConnection
+
+# The heavy parts are imported by the commands that need them: `symvanta --help` should not wait for Dagster.
+
+PIPE_WIDTH = 240
+# A name, told apart from its namesakes by the first characters of an organization's id.
+_PINNED = re.compile(r"(.+)-([0-9a-f]{8})")
+
+
+class Commands(click.Group):
+    """Ends a command that failed for a known reason with one line on stderr and status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - a traceback could quote a token, and helps no operator
+            click.echo(f"symvanta: {_sentence(error)}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Tell Vanta, every hour and for every connected customer, who all of that customer's Sym users are."""
+    # The real environment wins; Dagster reads the same file for its own processes.
+    load_dotenv(Path.cwd() / ".env")
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the pipeline's own tables up to date."""
+    url = _ledger_url()
+    from symvanta_pipeline.ledger import database
+
+    applied = database.migrate(url)
+    click.echo(f"applied: {', '.join(applied)}" if applied else "already up to date")
+
+
+@main.command()
+@click.argument("slug")
+@click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=3081,
+    show_default=True,
+    help="Loopback port that waits for Vanta's redirect; 0 takes any free one.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1, 86_400),
+    default=300,
+    show_default=True,
+    help="Seconds to wait for the consent.",
+)
+def connect(slug: str, *, no_browser: bool, port: int, timeout: int) -> None:
+    """Ask for a customer's consent at Vanta and store its token.
+
+    Prints the URL of the consent page alone on one line, for a browser on this machine.
+    """
+    # Every setting is checked before anything is imported for it, and before anybody is asked.
+    for group in (SourceSettings, LedgerSettings, DagsterSettings, VantaSettings, KeySettings):
+        load(group)
+    from symvanta_pipeline.connect.terminal import callback_server
+
+    with _desk() as desk, callback_server(port) as server:
+        request = desk.ask(_candidate(desk.ledger, slug), server.redirect_uri)
+        click.echo(request.url)
+        sys.stdout.flush()
+        if not no_browser:
+            webbrowser.open(request.url)
+        connection = desk.take(request, server.wait(timeout))
+    click.echo(f"{connection.customer} is connected; its first sync follows by itself within seconds.", err=True)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def customers(*, as_json: bool) -> None:
+    """List every customer that was ever connected: state, last accepted push, what to do next."""
+    url = _ledger_url()
+    from symvanta_pipeline.ledger.snapshots import customer_records
+    from symvanta_pipeline.ledger.status import status_of
+
+    with _ledger(url) as ledger:
+        records = customer_records(ledger.get())
+    judged = [(record, status_of(record, datetime.now(UTC))) for record in records]
+    rows = [
+        {
+            "customer": record.customer,
+            "organization_id": str(record.organization_id),
+            "state": status.state,
+            "last_accepted_at": _utc(record.last_accepted_at),
+            "active": record.active,
+            "deactivated": record.deactivated,
+            "next_step": status.next_step,
+        }
+        for record, status in judged
+    ]
+    _print(rows, as_json=as_json, empty="no customer was ever connected: symvanta connect SLUG")
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the cycle, with 0 when every demo customer ended as designed.")
+def demo(*, once: bool) -> None:
+    """Start everything on this machine, run one cycle, stay until Ctrl-C."""
+    from symvanta_pipeline.sandbox.demo import run_demo
+
+    if not run_demo(once=once):
+        sys.exit(1)
+
+
+@contextmanager
+def _ledger(url: str) -> Iterator["LiveConnection"]:
+    """Open the pipeline's own database, its tables up to date."""
+    from symvanta_pipeline.ledger import database
+    from symvanta_pipeline.ledger.live_connection import LiveConnection
+
+    database.require_current(url)
+    with LiveConnection(url) as ledger:
+        yield ledger
+
+
+@contextmanager
+def _desk() -> Iterator["Desk"]:
+    """Put together what taking a consent needs."""
+    from symvanta_pipeline.connect.consent import Desk
+    from symvanta_pipeline.dagster_instance import dagster_instance
+    from symvanta_pipeline.defs.partitions import CUSTOMERS
+    from symvanta_pipeline.ledger.vault import KeyRing
+    from symvanta_pipeline.vanta.budget import RateBudgets
+    from symvanta_pipeline.vanta.oauth import Application
+
+    vanta, keys = load(VantaSettings), load(KeySettings)
+    with _ledger(_ledger_url()) as ledger, dagster_instance() as instance:
+        yield Desk(
+            application=Application.from_settings(vanta),
+            budgets=RateBudgets.from_settings(ledger.get, vanta),
+            ledger=ledger,
+            keyring=KeyRing(keys.symvanta_token_keys.get_secret_value()),
+            register=lambda customer: instance.add_dynamic_partitions(CUSTOMERS, [customer]),
+        )
+
+
+def _candidate(ledger: "LiveConnection", name: str) -> "Candidate":
+    """Find an organization by partition key or today's slug, either of them also with ``-`` and 8 characters of the id.
+
+    A key stays with its organization for ever while slugs move on, so that one name may come to mean two of them:
+    then nothing is guessed, since a consent for the wrong one would show its users to a stranger.
+    """
+    from symvanta_pipeline.connect.consent import ConsentError
+
+    found = _named(ledger, name)
+    if not found and (pinned := _PINNED.fullmatch(name)):
+        found = [c for c in _named(ledger, pinned[1]) if str(c.organization_id).startswith(pinned[2])]
+    if not found:
+        raise ConsentError(f"no organization has the slug {name!r}, and no customer this name: compare it with Sym")
+    if len(found) > 1:
+        key, slug = (f"{name}-{str(candidate.organization_id)[:8]}" for candidate in found)
+        raise ConsentError(
+            f"{name} is the partition key of one organization and today's slug of another: say {key} or {slug}"
+        )
+    return found[0]
+
+
+def _named(ledger: "LiveConnection", name: str) -> "list[Candidate]":
+    """Return the organization with this partition key, and the one with this slug where that is another one."""
+    from symvanta_pipeline.connect.consent import Candidate
+    from symvanta_pipeline.ledger import connections
+    from symvanta_pipeline.sym.source import find_organization
+
+    found = []
+    if known := connections.by_customer(ledger.get(), name):
+        found.append(Candidate(known.organization_id, known.customer))
+    organization = find_organization(load(SourceSettings).sym_database_url.get_secret_value(), name)
+    if organization and not (known and known.organization_id == UUID(organization.id)):
+        found.append(Candidate(UUID(organization.id), organization.slug))
+    return found
+
+
+def _ledger_url() -> str:
+    return load(LedgerSettings).symvanta_database_url.get_secret_value()
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else None
+
+
+def _print(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> None:
+    """Print rows as one JSON document, or as a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        click.echo(empty)
+    else:
+        table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=PIPE_WIDTH)  # rich would squeeze a table into 80 columns
+        console.print(table)
+
+
+def _sentence(error: Exception) -> str:
+    """Say what went wrong in one line.
+
+    This project's own exceptions have texts that are safe to show; that of an error that nobody foresaw is not shown.
+    """
+    if type(error).__module__.startswith("symvanta_pipeline."):
+        return " ".join(str(error).split())
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}; please report it"

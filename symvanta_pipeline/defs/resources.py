@@ -1,0 +1,135 @@
+"""The outside, as the assets know it: Sym's database, our own, and Vanta (Dagster: resources).
+
+Belongs here: turning settings into plain domain objects, at the moment a run or a tick needs them; loading the
+definitions reads no secret and opens nothing. Does not belong here: what is done with them.
+
+None has configuration of its own: a secret that is never config can be shown in no launchpad and no run.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import dagster as dg
+
+from symvanta_pipeline.ledger import connections, database, snapshots
+from symvanta_pipeline.ledger.connections import Connection
+from symvanta_pipeline.ledger.live_connection import LiveConnection
+from symvanta_pipeline.ledger.vault import KeyRing, Vault
+from symvanta_pipeline.settings import (
+    KeySettings,
+    LedgerSettings,
+    SourceSettings,
+    SyncSettings,
+    VantaSettings,
+    load,
+)
+from symvanta_pipeline.sym.source import UsersSnapshot, read_users
+from symvanta_pipeline.sync import CustomerSync, Destination, Reach
+from symvanta_pipeline.token_store import VaultTokenStore
+from symvanta_pipeline.vanta.budget import RateBudgets
+from symvanta_pipeline.vanta.oauth import Application
+from symvanta_pipeline.vanta.session import CustomerSession
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class SymDatabase(dg.ConfigurableResource[None]):
+    """Sym's production PostgreSQL, read-only."""
+
+    def read_users(self, organization_id: str) -> UsersSnapshot:
+        """Read all users of one organization, in one transaction of its own."""
+        return read_users(load(SourceSettings).sym_database_url.get_secret_value(), organization_id)
+
+
+class Ledger(dg.ConfigurableResource[None]):
+    """The pipeline's own PostgreSQL."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return load(LedgerSettings).symvanta_database_url.get_secret_value()
+
+    @contextmanager
+    def open(self) -> Iterator[LiveConnection]:
+        """Connect, and refuse tables that do not fit this program.
+
+        Raises:
+            SettingsError, LedgerUnavailable, LedgerOutdated.
+        """
+        url = self.url
+        database.require_current(url)
+        with LiveConnection(url) as connection:
+            yield connection
+
+    def all_customers(self) -> set[str]:
+        """Return the partition keys of all customers that were ever connected."""
+        with self.open() as ledger:
+            return {connection.customer for connection in connections.all_connections(ledger.get())}
+
+    def connected_customers(self) -> set[str]:
+        """Return the partition keys of all customers whose consent stands."""
+        with self.open() as ledger:
+            return {c.customer for c in connections.all_connections(ledger.get()) if c.state == "connected"}
+
+    def awaiting_first_sync(self) -> list[Connection]:
+        """Return the connected customers that no attempt to push has followed since their latest consent."""
+        with self.open() as ledger:
+            tried = {r.organization_id: r.outcome_at or LONG_AGO for r in snapshots.customer_records(ledger.get())}
+            return [
+                connection
+                for connection in connections.all_connections(ledger.get())
+                if connection.state == "connected"
+                and tried.get(connection.organization_id, LONG_AGO) < connection.connected_at
+            ]
+
+
+class Vanta(dg.ConfigurableResource[None]):
+    """Vanta's API, one session per customer."""
+
+    @contextmanager
+    def destination(self, ledger: LiveConnection) -> Iterator[Destination]:
+        """Give out where accounts go; every session holds the token of its own customer and of no other."""
+        settings = load(VantaSettings)
+        keyring = KeyRing(load(KeySettings).symvanta_token_keys.get_secret_value())
+        Vault(ledger.get(), keyring).check_keys()
+        application = Application.from_settings(settings)
+        budgets = RateBudgets.from_settings(ledger.get, settings)
+
+        def session(organization_id: UUID) -> CustomerSession:
+            return CustomerSession(application, VaultTokenStore(ledger, keyring, organization_id), budgets)
+
+        try:
+            yield Destination(session, settings.vanta_user_account_path, settings.vanta_resource_id)
+        finally:
+            application.adapter.close()
+
+
+@contextmanager
+def customer_sync(
+    sym: SymDatabase, ledger: Ledger, vanta: Vanta, *, reach: Reach, run_id: str, tick: datetime | None
+) -> Iterator[CustomerSync]:
+    """Put together what a run needs, after checking the settings that it uses.
+
+    Raises:
+        SettingsError, LedgerError: the run cannot begin.
+    """
+    load(SourceSettings)
+    settings = load(SyncSettings)
+    with ledger.open() as live:
+        sync = CustomerSync(
+            read_users=sym.read_users,
+            ledger=live,
+            app_url=settings.sym_app_url,
+            data_url=settings.symvanta_data_url,
+            run_id=run_id,
+            reach=reach,
+            tick=tick,
+        )
+        if reach is not Reach.PUSH:
+            yield sync
+            return
+        with vanta.destination(live) as destination:
+            yield dataclasses.replace(sync, destination=destination)

@@ -1,0 +1,68 @@
+"""The sensor that gives a newly connected customer its first sync at once (Dagster: a sensor).
+
+Belongs here: noticing a consent that no push has followed yet, and a partition whose registration was lost. Does not
+belong here: the hourly runs (``schedule``).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+    PRIORITY_TAG,
+)
+
+from symvanta_pipeline.defs.assets import user_account_sync_job
+from symvanta_pipeline.defs.partitions import CUSTOMERS, customers
+from symvanta_pipeline.defs.resources import Ledger
+
+# Ahead of the hourly runs, whose priority is 0: somebody is waiting in front of a browser.
+PRIORITY = "10"
+
+
+@dg.sensor(
+    job=user_account_sync_job,
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for the first sync of every newly connected customer, and registers its partition if need be.",
+)
+def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledger) -> dg.SensorResult | dg.SkipReason:
+    """Ask once per consent; the run key of organization and connection generation makes asking again harmless."""
+    registered = context.instance.get_dynamic_partitions(CUSTOMERS)
+    lost = [customer for customer in ledger.all_customers() if customer not in registered]
+    waiting = ledger.awaiting_first_sync()
+    if waiting:
+        covered = _covered([*registered, *lost], _runs_under_way(context.instance))
+        waiting = [connection for connection in waiting if connection.customer not in covered]
+    if not waiting and not lost:
+        return dg.SkipReason("nobody connected since the last look")
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"{connection.organization_id} {connection.generation}",
+                partition_key=connection.customer,
+                tags={PRIORITY_TAG: PRIORITY},
+            )
+            for connection in waiting
+        ],
+        dynamic_partitions_requests=[customers.build_add_request(lost)] if lost else [],
+    )
+
+
+def _runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    return instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+
+
+def _covered(partitions: Sequence[str], runs: Iterable[dg.DagsterRun]) -> set[str]:
+    """Return the partitions that some run under way carries; two runs of one customer only wait for each other."""
+    covered: set[str] = set()
+    for tags in (run.tags for run in runs):
+        if partition := tags.get(PARTITION_NAME_TAG):
+            covered.add(partition)
+        first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG), tags.get(ASSET_PARTITION_RANGE_END_TAG)
+        if first in partitions and last in partitions:
+            covered.update(partitions[partitions.index(first) : partitions.index(last) + 1])
+    return covered

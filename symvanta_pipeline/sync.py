@@ -1,0 +1,423 @@
+"""One customer, end to end, under that customer's lock: read, map, push, record.
+
+Belongs here: the order of these steps, what each failure means for the customer, and going on with the others.
+Does not belong here: Dagster (``defs``), how any single step is done (``sym``, ``accounts``, ``vanta``, ``ledger``).
+
+The lock is taken before the read and held until Vanta's answer is recorded, so that an older snapshot can never
+overwrite a newer one. Slots of the rate budget are taken before the lock; a wait that would hold it for long gives
+it up and starts again from the read.
+"""
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import pandas as pd
+import psycopg
+
+from symvanta_pipeline import parquet
+from symvanta_pipeline.accounts import body as bodies
+from symvanta_pipeline.accounts import schema
+from symvanta_pipeline.accounts.body import Body
+from symvanta_pipeline.accounts.mapping import to_accounts
+from symvanta_pipeline.accounts.schema import Accounts
+from symvanta_pipeline.accounts.summary import shared_emails
+from symvanta_pipeline.ledger import connections, snapshots
+from symvanta_pipeline.ledger.connections import Connection
+from symvanta_pipeline.ledger.database import LedgerError
+from symvanta_pipeline.ledger.live_connection import LiveConnection
+from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, customer_lock
+from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome, Snapshot
+from symvanta_pipeline.rules import RulesBroken, Violation
+from symvanta_pipeline.sym import contract
+from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceUnavailable, UsersSnapshot
+from symvanta_pipeline.vanta.budget import WouldWait
+from symvanta_pipeline.vanta.client import Acceptance, put_accounts
+from symvanta_pipeline.vanta.errors import (
+    ApplicationRefused,
+    BodyRefused,
+    GrantRefused,
+    NotAccepted,
+    Permanent,
+    VantaError,
+)
+from symvanta_pipeline.vanta.session import CustomerSession
+
+USERS = "sym/users"
+ACCOUNTS = "vanta/user_accounts"
+SENT = "vanta/user_account_sync"
+
+BUSY_FOR = 900.0  # seconds after which a lock that never comes free fails its customer
+BUSY_PAUSE = 1.0  # seconds between two looks, once only busy customers are left
+ROUNDS = 5  # how often one customer starts again because a slot was too far away to hold its lock for it
+
+
+# What each kind of error means for its customer; the first kind that fits decides. Their texts are safe to show.
+OUTCOME_BY_ERROR: Final[dict[type[Exception], AttemptOutcome]] = {
+    RulesBroken: "held",
+    SourceUnavailable: "failing",
+    SourceChanged: "held",
+    OrganizationGone: "held",
+    GrantRefused: "parked",
+    ApplicationRefused: "failing",
+    Permanent: "refused",
+    VantaError: "failing",
+    LedgerError: "failing",
+}
+
+
+class Reach(IntEnum):
+    """How far a customer is taken; each step includes those before it."""
+
+    READ = 1
+    MAP = 2
+    PUSH = 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a customer's accounts did not reach Vanta.
+
+    Attributes:
+        outcome: what kind of trouble it is.
+        sentence: what happened, safe to show.
+        of_all: every other customer would fail alike, so that the run stops.
+    """
+
+    outcome: AttemptOutcome
+    sentence: str
+    of_all: bool = False
+
+
+@dataclass(frozen=True)
+class Push:
+    """What Vanta accepted."""
+
+    body: Body
+    acceptance: Acceptance
+    recorded: AcceptedSnapshot
+    slot_wait: float
+
+
+@dataclass
+class CustomerResult:
+    """What became of one customer in one run.
+
+    Attributes:
+        customer: the partition key.
+        reach: how far it was to be taken.
+        organization_id: None where the ledger knows no such customer.
+        users: what was read, if it was.
+        accounts: what it was mapped to, if it could be.
+        push: what Vanta accepted, if it did.
+        already: the push since the run's tick that makes another one unnecessary, if there was one.
+        row_violations: the rules that the rows read from Sym break, if any.
+        record_violations: the rules that the records made of them break, if any.
+        failure: why the customer did not get as far as was asked; None on success.
+        latest: how the latest attempt to push ended, where this run was not to try.
+        warnings: sentences worth a look that hold nothing.
+        seconds: of each step.
+        files: where what was read and sent lies, by asset.
+    """
+
+    customer: str
+    reach: Reach
+    organization_id: UUID | None = None
+    users: UsersSnapshot | None = None
+    accounts: Accounts | None = None
+    push: Push | None = None
+    already: AcceptedSnapshot | None = None
+    row_violations: tuple[Violation, ...] = ()
+    record_violations: tuple[Violation, ...] = ()
+    failure: Failure | None = None
+    latest: AttemptOutcome | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """This customer goes no further; carries the reason that is reported."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.sentence)
+
+
+@dataclass
+class _Turn:
+    """One customer's place in the queue of a run.
+
+    Attributes:
+        busy_since: when its lock was first found busy, on the monotonic clock.
+        session: kept while the lock is busy, so that coming back costs no further slot.
+    """
+
+    customer: str
+    busy_since: float | None = None
+    session: CustomerSession | None = None
+
+    def may_come_back(self) -> bool:
+        """Tell whether a customer whose lock is busy is looked at again."""
+        now = time.monotonic()
+        self.busy_since = self.busy_since or now
+        return now - self.busy_since < BUSY_FOR
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where and how accounts are sent.
+
+    Attributes:
+        session: returns the Vanta session of one organization and of no other.
+        path: of the PUT.
+        resource_id: of Sym's UserAccount resource.
+    """
+
+    session: Callable[[UUID], CustomerSession]
+    path: str
+    resource_id: str
+
+
+@dataclass(frozen=True)
+class CustomerSync:
+    """Takes customers as far as a run asks for.
+
+    Attributes:
+        read_users: reads all users of one organization afresh.
+        ledger: the pipeline's own database.
+        app_url: base of each account's ``externalUrl``.
+        data_url: where Parquet of what was read and sent goes.
+        run_id: recorded with everything that is written down.
+        reach: how far.
+        tick: the hour this run stands for: who was accepted from a snapshot read since is not pushed again.
+        destination: needed for ``Reach.PUSH`` only.
+    """
+
+    read_users: Callable[[str], UsersSnapshot]
+    ledger: LiveConnection
+    app_url: str
+    data_url: str
+    run_id: str
+    reach: Reach
+    tick: datetime | None = None
+    destination: Destination | None = None
+
+    def results(self, customers: Iterable[str]) -> Iterator[CustomerResult]:
+        """Yield what became of each customer, as soon as it is known; a busy one is come back to.
+
+        Nothing that befalls one customer reaches another, except a failure that would befall all alike.
+        """
+        waiting = deque(map(_Turn, customers))
+        while waiting:
+            turn = waiting.popleft()
+            result = self._result(turn)
+            if result.failure and result.failure.outcome == "busy" and turn.may_come_back():
+                waiting.append(turn)
+                if all(other.busy_since for other in waiting):
+                    time.sleep(BUSY_PAUSE)
+                continue
+            self._record_outcome(result)
+            yield result
+            if result.failure and result.failure.of_all:
+                not_tried = Failure("failing", f"not tried: {result.failure.sentence}")
+                yield from (CustomerResult(other.customer, self.reach, failure=not_tried) for other in waiting)
+                return
+
+    def _result(self, turn: _Turn) -> CustomerResult:
+        """Return what became of one customer, as far as this look at it goes."""
+        result = CustomerResult(turn.customer, self.reach)
+        try:
+            connection = self._connection(turn.customer)
+            result.organization_id = connection.organization_id
+            if self.reach is Reach.PUSH:
+                self._push_under_lock(connection, turn, result)
+            else:
+                result.latest = snapshots.latest_outcome(self.ledger.get(), connection.organization_id)
+                self._read_and_map(connection, result)
+        except LockBusy:
+            sentence = f"another run kept this customer busy for {BUSY_FOR / 60:.0f} minutes"
+            result.failure = Failure("busy", sentence)
+        except Stopped as stop:
+            result.failure = stop.failure
+        except Exception as error:  # noqa: BLE001 - one customer's trouble must not touch another
+            result.failure = self._failure_of(error, result)
+        return result
+
+    def _push_under_lock(self, connection: Connection, turn: _Turn, result: CustomerResult) -> None:
+        if self._pushed_since_tick(connection, result):
+            return
+        session = turn.session = turn.session or self._destination().session(connection.organization_id)
+        for _ in range(ROUNDS):
+            # Before the lock, so that the lock is not held through the wait.
+            session.prepare()
+            try:
+                with customer_lock(self.ledger.url, connection.organization_id) as lock:
+                    # Looked at again: it may have changed while this run waited for its slots.
+                    current = self._connection(connection.customer)
+                    if not self._pushed_since_tick(current, result):
+                        self._read_and_map(current, result)
+                        self._push(current, session, lock, result)
+                    return
+            except WouldWait:
+                continue
+        raise Stopped(Failure("failing", f"the rate budget put this customer off {ROUNDS} times"))
+
+    def _connection(self, customer: str) -> Connection:
+        """Return the customer's connection, if it may be used as far as this run goes."""
+        connection = connections.by_customer(self.ledger.get(), customer)
+        if connection is None:
+            raise Stopped(Failure("failing", "the ledger knows no such customer: connect it first"))
+        if self.reach is Reach.PUSH and connection.state != "connected":
+            raise Stopped(Failure("parked", _not_connected(connection)))
+        return connection
+
+    def _pushed_since_tick(self, connection: Connection, result: CustomerResult) -> bool:
+        """Tell whether a push since the tick, and since the latest consent, makes another one unnecessary."""
+        if self.tick is not None:
+            accepted = snapshots.last_accepted(self.ledger.get(), connection.organization_id)
+            if accepted and accepted.read_at >= max(self.tick, connection.connected_at):
+                result.already = accepted
+        return result.already is not None
+
+    def _read_and_map(self, connection: Connection, result: CustomerResult) -> None:
+        """Read, check and, as far as it is asked for, map; nothing of an earlier round is kept."""
+        result.users = result.accounts = None
+        result.warnings.clear()
+        started = time.monotonic()
+        snapshot = self.read_users(str(connection.organization_id))
+        result.seconds["read"] = time.monotonic() - started
+        result.users = snapshot
+        self._keep(USERS, snapshot.frame, result)
+        result.row_violations = tuple(contract.violations(snapshot.frame, str(connection.organization_id)))
+        if result.row_violations:
+            raise RulesBroken(result.row_violations)
+        if self.reach is Reach.READ:
+            return
+        started = time.monotonic()
+        accounts = to_accounts(snapshot.frame, app_url=self.app_url)
+        if broken := schema.violations(accounts):
+            raise RulesBroken(broken)
+        result.accounts = accounts
+        result.seconds["map"] = time.monotonic() - started
+        self._keep(ACCOUNTS, accounts.frame, result)
+        result.warnings.extend(_shared_email_warnings(accounts))
+
+    def _push(
+        self, connection: Connection, session: CustomerSession, lock: CustomerLock, result: CustomerResult
+    ) -> None:
+        if result.users is None or result.accounts is None:
+            raise AssertionError("nothing is pushed that was not read and mapped under this lock")
+        destination = self._destination()
+        body = bodies.build(
+            result.accounts,
+            organization_id=str(connection.organization_id),
+            resource_id=destination.resource_id,
+        )
+        intent = snapshots.record_intent(
+            self.ledger.get(), _snapshot_of(body, connection.organization_id, self.run_id, result.users.read_at)
+        )
+        try:
+            acceptance = put_accounts(session, destination.path, body, before_send=lock.check)
+        except NotAccepted:
+            raise  # a 200 that does not say yes may have been applied all the same: the intent stays open
+        except Permanent as error:
+            snapshots.resolve_intent(self.ledger.get(), intent, "refused")
+            raise Stopped(_refusal(error, result.accounts)) if isinstance(error, BodyRefused) else error from None
+        recorded = snapshots.record_accepted(self.ledger.get(), intent, token_generation=acceptance.token_generation)
+        result.push = Push(body, acceptance, recorded, session.waited)
+        result.seconds["push"] = acceptance.seconds
+        self._keep(SENT, result.accounts.frame, result)
+
+    def _keep(self, asset: str, frame: pd.DataFrame, result: CustomerResult) -> None:
+        try:
+            result.files[asset] = parquet.write(self.data_url, asset, str(result.organization_id), frame)
+        except Exception as error:  # noqa: BLE001 - each object store has errors of its own
+            # For people to look at, never read by a push: no reason to leave Vanta with yesterday's state.
+            result.warnings.append(f"{asset} could not be written below SYMVANTA_DATA_URL ({type(error).__name__})")
+
+    def _failure_of(self, error: Exception, result: CustomerResult) -> Failure:
+        """Say what an exception means for its customer, in words that are safe to show."""
+        if isinstance(error, RulesBroken) and not result.row_violations:
+            result.record_violations = error.violations
+        if isinstance(error, GrantRefused):
+            self._park(error, result)
+        for kind, outcome in OUTCOME_BY_ERROR.items():
+            if isinstance(error, kind):
+                return Failure(outcome, str(error), of_all=isinstance(error, ApplicationRefused))
+        if isinstance(error, psycopg.Error):
+            return Failure("failing", f"the pipeline's own database failed ({type(error).__name__})")
+        # The text of an unforeseen error may quote anybody, so it is not shown.
+        return Failure("failing", f"unexpected {type(error).__name__} at {_place(error)}")
+
+    def _park(self, error: GrantRefused, result: CustomerResult) -> None:
+        if result.organization_id and error.token_generation is not None:
+            with suppress(psycopg.Error, LedgerError):  # unparked, it is refused and parked again next hour
+                connections.park(
+                    self.ledger.get(), result.organization_id, str(error), token_generation=error.token_generation
+                )
+
+    def _record_outcome(self, result: CustomerResult) -> None:
+        """Write down how an attempt to push ended; what was only read or left alone is no attempt."""
+        if self.reach is not Reach.PUSH or result.organization_id is None or result.already:
+            return
+        failure = result.failure
+        try:
+            snapshots.record_outcome(
+                self.ledger.get(),
+                result.organization_id,
+                failure.outcome if failure else "accepted",
+                run_id=self.run_id,
+                sentence=failure.sentence if failure else None,
+            )
+        except (psycopg.Error, LedgerError) as error:
+            result.warnings.append(f"the outcome could not be recorded ({type(error).__name__})")
+
+    def _destination(self) -> Destination:
+        if self.destination is None:
+            raise AssertionError("a run that pushes is built with a destination")
+        return self.destination
+
+
+def _snapshot_of(body: Body, organization_id: UUID, run_id: str, read_at: datetime) -> Snapshot:
+    return Snapshot(
+        organization_id=organization_id,
+        run_id=run_id,
+        read_at=read_at,
+        body_sha256=body.sha256,
+        users=body.count,
+        active=body.active,
+        deactivated=body.deactivated,
+    )
+
+
+def _refusal(error: BodyRefused, accounts: Accounts) -> Failure:
+    """Say whose record Vanta named, by id."""
+    ids = accounts.frame["uniqueId"].sort_values()
+    whose = f": users.id {ids.iloc[error.index]}" if error.index is not None and error.index < len(ids) else ""
+    return Failure("refused", f"{error}{whose}")
+
+
+def _not_connected(connection: Connection) -> str:
+    if connection.state == "parked":
+        return f"parked since {connection.parked_at:%Y-%m-%d %H:%M} UTC: {connection.parked_reason}"
+    return f"disconnected since {connection.disconnected_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _shared_email_warnings(accounts: Accounts) -> list[str]:
+    groups = shared_emails(accounts)
+    shown = "; ".join(" and ".join(group) for group in groups[:5])
+    return [f"{len(groups)} e-mail addresses are shared by several users, all of them sent: {shown}"] if groups else []
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
