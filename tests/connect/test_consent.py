@@ -1,0 +1,249 @@
+"""A consent from asking to a stored token, with the real stand-in and a real ledger."""
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import requests
+
+from symvanta_pipeline.connect import consent
+from symvanta_pipeline.connect.consent import Answer, Candidate, ConsentError, Desk, NotRegistered, Request
+from symvanta_pipeline.ledger import connections, database
+from symvanta_pipeline.ledger.connections import UnusablePartitionKey
+from symvanta_pipeline.ledger.live_connection import LiveConnection
+from symvanta_pipeline.ledger.vault import KeyRing, Vault
+from symvanta_pipeline.sandbox.vanta.control import REDIRECT_URI, VantaServer
+from symvanta_pipeline.vanta.budget import RateBudgets
+from symvanta_pipeline.vanta.errors import ApplicationRefused, GrantRefused, RateLimited, Unavailable
+from symvanta_pipeline.vanta.oauth import Application
+
+KEYRING = KeyRing("k1:" + base64.urlsafe_b64encode(bytes(range(32))).decode())
+
+
+class Person:
+    """Somebody in front of the consent page of one organization."""
+
+    def __init__(self, vanta: VantaServer, url: str) -> None:
+        self.vanta = vanta
+        self.registered: list[str] = []
+        self.ledger = database.connect(url)
+        self.live = LiveConnection(url)
+        self.candidate = Candidate(uuid4(), "acme")
+        budgets = RateBudgets(
+            self.live.get, token_per_minute=1000, resource_per_minute=1000, window=timedelta(seconds=0.1)
+        )
+        secret = vanta.config.client_secret.get_secret_value()
+        application = Application(vanta.config.client_id, secret, vanta.url, vanta.url)
+        self.desk = Desk(application, budgets, self.live, KEYRING, self.registered.append)
+
+    def ask(self) -> Request:
+        return self.desk.ask(self.candidate, REDIRECT_URI)
+
+    def fault(self, kind: str, **options: int) -> None:
+        self.vanta.fault("token", kind, tenant=str(self.candidate.organization_id), **options)
+
+    def fired(self) -> list[int]:
+        own = str(self.candidate.organization_id)
+        return [fault["fired"] for fault in self.vanta.faults() if fault["tenant"] == own]
+
+    def rows(self) -> tuple[int, int]:
+        """How many connections and tokens there are."""
+        [row] = self.ledger.execute(
+            "SELECT (SELECT count(*) FROM connections), (SELECT count(*) FROM tokens)"
+        ).fetchall()
+        return row[0], row[1]
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.live.__exit__(None, None, None)
+        self.desk.application.adapter.close()
+
+
+@pytest.fixture
+def person(vanta: VantaServer, ledger_url: str) -> Iterator[Person]:
+    made = Person(vanta, ledger_url)
+    yield made
+    made.close()
+
+
+def allow(request: Request) -> Answer:
+    """Click on Allow, and read what the redirect brings back."""
+    response = requests.get(f"{request.url}&auto=1", timeout=10, allow_redirects=False)
+    response.raise_for_status()
+    query = parse_qs(urlsplit(response.headers["Location"]).query)
+    return Answer(state=query["state"][0], code=query["code"][0])
+
+
+def test_a_consent_becomes_a_stored_token_and_a_partition(person: Person) -> None:
+    request = person.ask()
+    held = person.desk.take(request, allow(request), connected_by="auth0|someone")
+    assert (held.customer, held.state, held.generation) == ("acme", "connected", 1)
+    assert (held.organization_id, held.connected_by) == (person.candidate.organization_id, "auth0|someone")
+    assert person.registered == ["acme"]
+    token = Vault(person.ledger, KEYRING).load(held.organization_id)
+    assert token is not None
+    assert (token.generation, token.scope) == (1, "connectors.self:write-resource connectors.self:read-resource")
+    entries = [e for e in person.vanta.journal("token") if e["tenant"] == str(held.organization_id)]
+    assert [(e["grant_type"], e["status"]) for e in entries] == [("authorization_code", 200)]
+
+
+def test_the_organizations_id_is_the_source_id(person: Person) -> None:
+    request = person.ask()
+    query = parse_qs(urlsplit(request.url).query)
+    assert query["source_id"] == [str(person.candidate.organization_id)]
+    assert query["state"] == [request.state]
+    assert query["redirect_uri"] == [REDIRECT_URI]
+
+
+def test_every_request_has_a_state_of_its_own_and_shows_none(person: Person) -> None:
+    requests_made = [person.ask() for _ in range(20)]
+    assert len({request.state for request in requests_made}) == 20
+    assert all(len(request.state) >= 43 for request in requests_made)
+    assert not any(request.state in repr(request) for request in requests_made)
+    answer = Answer(state="canary-s", code="canary-c", error="access_denied")
+    assert "canary" not in repr(answer)
+    assert "KeyRing" not in repr(person.desk)
+
+
+def test_a_reconnect_keeps_the_key_and_gives_newer_generations(person: Person) -> None:
+    request = person.ask()
+    person.desk.take(request, allow(request))
+    person.candidate = replace(person.candidate, slug="renamed, and no key any more")
+    request = person.ask()
+    again = person.desk.take(request, allow(request))
+    assert (again.customer, again.generation) == ("acme", 2)
+    token = Vault(person.ledger, KEYRING).load(again.organization_id)
+    assert token is not None
+    assert token.generation == 2
+    assert person.registered == ["acme", "acme"]
+
+
+def test_a_key_that_another_organization_holds_is_told_apart_by_the_id(person: Person) -> None:
+    request = person.ask()
+    person.desk.take(request, allow(request))
+    person.candidate = Candidate(UUID("1b2c3d4e-0000-4000-8000-000000000000"), "acme")
+    request = person.ask()
+    assert person.desk.take(request, allow(request)).customer == "acme-1b2c3d4e"
+    assert person.registered == ["acme", "acme-1b2c3d4e"]
+
+
+@pytest.mark.parametrize("slug", ["", "a,b", "a\nb", "-a", "a...b", "ä", "x" * 201])
+def test_nobody_is_asked_under_a_slug_that_cannot_be_a_key(person: Person, slug: str) -> None:
+    person.candidate = replace(person.candidate, slug=slug)
+    with pytest.raises(UnusablePartitionKey):
+        person.ask()
+
+
+Spoil = Callable[[Answer], Answer]
+REFUSALS: list[tuple[Spoil, str]] = [
+    (lambda answer: replace(answer, state="another"), "wrong state"),
+    (lambda answer: replace(answer, state=""), "wrong state"),
+    (lambda answer: replace(answer, state=answer.state + "x"), "wrong state"),
+    (lambda answer: replace(answer, state="☃" + answer.state), "wrong state"),
+    (lambda answer: replace(answer, state="x", code="", error="access_denied"), "wrong state"),
+    (lambda answer: replace(answer, error="access_denied"), "denied"),
+    (lambda answer: replace(answer, error="server_error canary"), "reported an error"),
+    (lambda answer: replace(answer, code=""), "no authorization code"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "says"), REFUSALS)
+def test_an_answer_that_is_no_consent_stores_nothing_and_uses_nothing(person: Person, spoil: Spoil, says: str) -> None:
+    request = person.ask()
+    answer = allow(request)
+    with pytest.raises(ConsentError, match=says) as caught:
+        person.desk.take(request, spoil(answer))
+    for secret in (answer.code, request.state, "canary"):
+        assert secret not in repr(caught.value)
+    assert (person.rows(), person.registered) == ((0, 0), [])
+    # The code was not even tried: it still works.
+    assert person.desk.take(request, answer).state == "connected"
+
+
+def test_a_used_code_stores_nothing(person: Person) -> None:
+    request = person.ask()
+    answer = allow(request)
+    person.vanta.exchange(str(person.candidate.organization_id), answer.code).raise_for_status()
+    with pytest.raises(GrantRefused):
+        person.desk.take(request, answer)
+    assert (person.rows(), person.registered) == ((0, 0), [])
+
+
+def test_a_code_of_another_organization_stores_nothing(person: Person) -> None:
+    mine = person.ask()
+    stranger = person.desk.ask(Candidate(uuid4(), "globex"), REDIRECT_URI)
+    with pytest.raises(GrantRefused):
+        person.desk.take(mine, replace(allow(stranger), state=mine.state))
+    assert (person.rows(), person.registered) == ((0, 0), [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "says"),
+    [
+        ("scope", {}, ConsentError, "missing: connectors.self:write-resource"),
+        ("no_refresh_token", {}, ConsentError, "no refresh token"),
+        ("no_access_token", {}, Unavailable, "without an access token"),
+        ("drop_after", {}, Unavailable, "did not answer"),
+        ("status", {"status": 503}, Unavailable, "503"),
+    ],
+)
+def test_an_exchange_that_fails_stores_nothing(
+    person: Person, kind: str, options: dict[str, int], error: type[Exception], says: str
+) -> None:
+    request = person.ask()
+    person.fault(kind, **options)
+    with pytest.raises(error, match=says):
+        person.desk.take(request, allow(request))
+    assert person.fired() == [1]
+    assert (person.rows(), person.registered) == ((0, 0), [])
+
+
+def test_our_own_application_being_refused_is_told_as_that(person: Person) -> None:
+    stranger = replace(person.desk.application, client_secret="wrong")
+    person.desk = replace(person.desk, application=stranger)
+    request = person.ask()
+    with pytest.raises(ApplicationRefused, match="VANTA_CLIENT_SECRET"):
+        person.desk.take(request, allow(request))
+    assert person.rows() == (0, 0)
+
+
+def test_a_429_pauses_everybody_and_nobody_waits_for_an_hour(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = person.ask()
+    answer = allow(request)
+    person.fault("status", status=429, retry_after=1800)
+    with pytest.raises(RateLimited):
+        person.desk.take(request, answer)
+    paused = person.ledger.execute("SELECT name, pauses FROM rate_budgets ORDER BY name").fetchall()
+    assert paused == [("token_background", 1), ("token_interactive", 1)]
+    monkeypatch.setattr(consent, "LONGEST_WAIT", 0.1)
+    with pytest.raises(ConsentError, match="rate limit leaves no room for"):
+        person.desk.take(request, answer)
+    assert person.rows() == (0, 0)
+
+
+def test_a_registration_that_fails_is_told_and_the_token_is_kept(person: Person) -> None:
+    def fails(_: str) -> None:
+        raise psycopg.OperationalError("canary")
+
+    person.desk = replace(person.desk, register=fails)
+    request = person.ask()
+    with pytest.raises(NotRegistered, match="acme is connected") as caught:
+        person.desk.take(request, allow(request))
+    assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"
+    assert person.rows() == (1, 1)
+    held = connections.by_customer(person.ledger, "acme")
+    assert held is not None
+    assert held.state == "connected"
+
+
+def test_a_ledger_that_broke_while_somebody_decided_is_opened_again(person: Person) -> None:
+    request = person.ask()
+    answer = allow(request)
+    pid = person.live.get().info.backend_pid
+    assert person.ledger.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchall() == [(True,)]
+    assert person.desk.take(request, answer).state == "connected"
