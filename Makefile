@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Two workers suit a two-core machine; every test is independent.
+# Two workers suit a two-core machine. A file stays with one worker, since some share a running Dagster.
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -30,7 +30,7 @@ demo: $(STAMP)  ## everything on this machine: databases, stand-ins, Dagster, on
 	@$(BIN)/symvanta demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/pytest -n $(TEST_WORKERS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

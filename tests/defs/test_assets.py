@@ -1,0 +1,405 @@
+"""The three assets on a real instance: what is materialized, checked, sent and told, customer by customer."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, ROOT_RUN_ID_TAG
+from psycopg import sql
+
+from symvanta_pipeline.defs import assets
+from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
+from symvanta_pipeline.defs.partitions import CUSTOMERS
+from symvanta_pipeline.settings import SettingsError
+from tests.support.parts import CANARY, CLIENT_SECRET, Parts, ago
+from tests.support.runs import ASSETS, CHECKS, Finished, latest_check, launch, of_tick, one, register, status, stretch
+
+ALL = [key.to_user_string() for key in ASSETS]
+PASSED = {"rows_keep_the_contract": True, "records_are_valid": True, "accepted_by_vanta": True}
+
+LOAD = """
+import json, sys
+import psycopg
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"):
+        raise AssertionError(event)
+
+def connect(*arguments, **options):
+    raise AssertionError("psycopg.connect")
+
+sys.addaudithook(refuse)
+psycopg.connect = psycopg.Connection.connect = connect
+import symvanta_pipeline.definitions
+from symvanta_pipeline.definitions import defs
+print(json.dumps(sorted(key.to_user_string() for key in defs.resolve_all_asset_keys())))
+print(json.dumps([job.name for job in defs.resolve_all_job_defs()]))
+"""
+
+
+def test_definitions_load_without_settings_and_without_network(tmp_path: Path) -> None:
+    """The one setting that is read at loading is malformed here: the schedule's tick tells, loading must not fail."""
+    environment = {"SYMVANTA_CUSTOMERS_PER_RUN": "many", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    keys, jobs = map(json.loads, loaded.stdout.splitlines())
+    assert keys == sorted(ALL)
+    assert "user_account_sync_job" in jobs
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("setting", "customers"), [("", 25), ("7", 7), ("many", 25), ("0", 25)])
+def test_customers_per_run_of_a_backfill(
+    setting: str, customers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from any .env
+    monkeypatch.setenv("SYMVANTA_CUSTOMERS_PER_RUN", setting)
+    assert assets._customers_per_run() == customers
+
+
+def four_customers(parts: Parts, instance: dg.DagsterInstance) -> dict[str, UUID]:
+    """Connect a healthy one, one that is held, one that is refused, and a healthy one."""
+    made = {slug: parts.customer(slug, people=2) for slug in ("acme", "held", "refused", "zeta")}
+    parts.person(made["held"], email=None)
+    parts.vanta.fault("put", "status", tenant=str(made["refused"]), status=403)
+    register(instance, *made)
+    return made
+
+
+def test_a_range_tells_the_truth_for_each_customer(parts: Parts, instance: dg.DagsterInstance) -> None:
+    organizations = four_customers(parts, instance)
+    finished = launch(instance, stretch("acme", "zeta"))
+
+    assert finished.materialized() == {"acme": ALL, "held": ALL[:1], "refused": ALL[:2], "zeta": ALL}
+    assert status(instance, USERS) == ({"acme", "held", "refused", "zeta"}, set())
+    assert status(instance, ACCOUNTS) == ({"acme", "refused", "zeta"}, {"held"})
+    assert status(instance, SYNC) == ({"acme", "zeta"}, {"held", "refused"})
+
+    expected = {
+        "acme": PASSED,
+        "held": dict.fromkeys(PASSED, False),
+        "refused": PASSED | {"accepted_by_vanta": False},
+        "zeta": PASSED,
+    }
+    assert finished.checked() == expected
+    for customer, checks in expected.items():
+        assert {c.name: latest_check(instance, c, customer) for c in CHECKS} == checks
+
+    assert not finished.success
+    [broken] = parts.sym.connection.execute("SELECT id::text FROM users WHERE email IS NULL").fetchall()[0]
+    assert finished.failure == (
+        "2 of 4 customers did not get through; the others are done.\n"
+        f"held: rule email (email) broken by 1: {broken}\n"
+        "refused: Vanta refused the request (403): wrong scope or application type: "
+        "compare the application's settings at Vanta with docs/vanta.md"
+    )
+    for slug in ("acme", "zeta"):
+        assert parts.at_vanta(organizations[slug]) == parts.at_sym(organizations[slug]) != {}
+    assert parts.puts(organizations["held"]) == []
+
+
+def test_a_customer_that_failed_and_then_gets_through_is_no_longer_failed(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    parts.vanta.fault("put", "success_false", tenant=str(acme))
+    assert not launch(instance, one("acme")).success
+    assert status(instance, SYNC) == (set(), {"acme"})
+    again = launch(instance, one("acme"))
+    assert again.success
+    assert again.materialized() == {"acme": ALL}
+    assert status(instance, SYNC) == ({"acme"}, set())
+
+
+def test_our_own_secret_refused_is_said_once(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slug in ("acme", "bold", "cold"):
+        parts.customer(slug, due=True)
+    register(instance, "acme", "bold", "cold")
+    monkeypatch.setenv("VANTA_CLIENT_SECRET", "vcs_canary_another")
+    finished = launch(instance, stretch("acme", "cold"))
+    cause = "Vanta refused our own application (invalid_client): check VANTA_CLIENT_ID and VANTA_CLIENT_SECRET"
+    assert finished.failure == (f"3 of 3 customers did not get through.\nacme: {cause}\nbold, cold: not tried: {cause}")
+
+
+# What is selected decides how far it goes; nothing is sent unless the third asset is selected.
+
+
+def test_a_subset_sends_nothing(parts: Parts, instance: dg.DagsterInstance) -> None:
+    organizations = [parts.customer(slug, due=True) for slug in ("acme", "bold")]
+    register(instance, "acme", "bold")
+    for selected in (1, 2):
+        finished = launch(instance, stretch("acme", "bold"), assets=ASSETS[:selected])
+        assert finished.success
+        assert finished.materialized() == {"acme": ALL[:selected], "bold": ALL[:selected]}
+        names = list(PASSED)[:selected]
+        assert finished.checked() == {slug: dict.fromkeys(names, True) for slug in ("acme", "bold")}
+        sent_nothing(parts, organizations)
+
+
+def test_whatever_includes_the_third_does_all_and_emits_what_is_selected(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    for pushes, chosen in enumerate(([SYNC], [USERS, SYNC]), start=1):
+        finished = launch(instance, one("acme"), assets=chosen)
+        assert finished.materialized() == {"acme": [key.to_user_string() for key in chosen]}
+        assert len(parts.accepted(acme)) == pushes
+    assert parts.at_vanta(acme) == parts.at_sym(acme)
+
+
+def test_a_click_on_execute_checks_sends_nothing(parts: Parts, instance: dg.DagsterInstance) -> None:
+    organizations = [parts.customer(slug, due=True) for slug in ("acme", "bold", "cold")]
+    register(instance, "acme", "bold", "cold")
+    looked_at: list[tuple[dict[str, str], list[str]]] = [
+        ({}, ["acme", "bold", "cold"]),
+        (one("acme"), ["acme"]),
+        (stretch("acme", "bold"), ["acme", "bold"]),
+    ]
+    for tags, customers in looked_at:
+        finished = launch(instance, tags, assets=(), checks=CHECKS)
+        assert finished.success
+        # Nothing was pushed yet, so that there is nothing to say about the latest push.
+        assert finished.checked() == {
+            customer: {"rows_keep_the_contract": True, "records_are_valid": True} for customer in customers
+        }
+        assert finished.materialized() == {}
+        sent_nothing(parts, organizations)
+
+
+def test_the_last_check_tells_of_the_latest_push_even_where_rows_have_broken_since(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    acme, bold = parts.customer("acme"), parts.customer("bold")
+    register(instance, "acme", "bold")
+    parts.vanta.fault("put", "success_false", tenant=str(bold))
+    launch(instance, stretch("acme", "bold"))
+    parts.person(acme, email="canary")
+    before = parts.puts(acme), parts.puts(bold)
+    finished = launch(instance, {}, assets=(), checks=CHECKS)
+    assert finished.checked() == {
+        "acme": {"rows_keep_the_contract": False, "records_are_valid": False, "accepted_by_vanta": True},
+        "bold": PASSED | {"accepted_by_vanta": False},
+    }
+    assert not finished.success
+    assert (parts.puts(acme), parts.puts(bold)) == before
+
+
+def test_one_check_alone_says_only_what_it_looked_at(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    launch(instance, one("acme"))
+    for check in CHECKS:
+        assert launch(instance, one("acme"), assets=(), checks=[check]).checked() == {"acme": {check.name: True}}
+    assert len(parts.puts(acme)) == 1
+
+
+def sent_nothing(parts: Parts, organizations: list[UUID]) -> None:
+    for organization in organizations:
+        assert [parts.journal(organization, endpoint) for endpoint in ("put", "token", "list")] == [[], [], []]
+        assert parts.outcome(organization) is None
+        assert parts.token(organization).generation == 1
+
+
+# Runs that hold no customer.
+
+
+def test_a_run_without_a_partition_fails_in_words(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    finished = launch(instance, {})
+    assert finished.failure == "no customer was chosen: launch the run for one partition or for several"
+    sent_nothing(parts, [acme])
+
+
+def test_a_range_that_holds_nobody_any_more_is_not_green(parts: Parts, instance: dg.DagsterInstance) -> None:
+    """A partition that was removed and added again has moved behind the end of its range."""
+    organizations = [parts.customer(slug) for slug in ("acme", "bold")]
+    register(instance, "acme", "bold")
+    instance.delete_dynamic_partition(CUSTOMERS, "acme")
+    register(instance, "acme")
+    finished = launch(instance, stretch("acme", "bold"))
+    assert not finished.success
+    assert finished.failure == "this run's range of partitions holds no customer any more"
+    sent_nothing(parts, organizations)
+
+
+# The hour that a run stands for.
+
+
+def test_a_retry_of_the_daemons_leaves_out_who_is_done_and_a_persons_does_not(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    tick = of_tick(ago(minutes=5))
+    first = launch(instance, one("acme") | tick)
+    parents = {PARENT_RUN_ID_TAG: first.run_id, ROOT_RUN_ID_TAG: first.run_id}
+    pushes = []
+    for tags in (tick, tick | parents | {RETRY_NUMBER_TAG: "1"}, tick | parents, {}, parents):
+        finished = launch(instance, one("acme") | tags)
+        assert finished.success
+        assert finished.materialized() == {"acme": ALL}
+        assert finished.checked() == {"acme": {"accepted_by_vanta": True} if len(parts.puts(acme)) == 1 else PASSED}
+        pushes.append(len(parts.puts(acme)))
+    assert pushes == [1, 1, 2, 3, 4]
+    assert status(instance, SYNC) == ({"acme"}, set())
+
+
+def test_a_customer_left_alone_names_the_run_that_pushed_it(parts: Parts, instance: dg.DagsterInstance) -> None:
+    parts.customer("acme", people=3)
+    register(instance, "acme")
+    first = launch(instance, one("acme"))
+    launch(instance, one("acme") | of_tick(ago(minutes=5)))
+    event = instance.get_latest_materialization_event(SYNC)
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert metadata["pushed_by_run"].value == first.run_id
+    assert metadata["dagster/row_count"].value == 3
+    assert (event.asset_materialization.tags or {})["dagster/data_version"] == version(first)
+
+
+# What is shown.
+
+
+def version(finished: Finished) -> str:
+    """Return the data version of what the run sent."""
+    for entry in finished.instance.all_logs(finished.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+        assert entry.asset_materialization is not None
+        if entry.asset_materialization.asset_key == SYNC:
+            assert entry.asset_materialization.tags is not None
+            return entry.asset_materialization.tags["dagster/data_version"]
+    raise AssertionError("nothing was sent")
+
+
+def test_equal_bodies_have_equal_data_versions(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    versions = [version(launch(instance, one("acme"))) for _ in range(2)]
+    parts.person(acme)
+    versions.append(version(launch(instance, one("acme"))))
+    assert versions == [put["sha256"] for put in parts.puts(acme)]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_figures_of_each_asset(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme", people=2)
+    parts.person(acme, type="admin", identities=[parts.sym.password(mfa_factors=["otp"]), parts.sym.slack()])
+    parts.person(acme, type="guest", deactivated_at=datetime(2026, 2, 3, tzinfo=UTC))
+    register(instance, "acme")
+    launch(instance, one("acme"))
+
+    def figures(key: dg.AssetKey) -> dict[str, object]:
+        event = instance.get_latest_materialization_event(key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+    users, accounts, sent = map(figures, ASSETS)
+    assert {name: users[name] for name in users if name.startswith(("type", "dagster"))} == {
+        "dagster/row_count": 4,
+        "type admin": 1,
+        "type member": 2,
+        "type guest": 1,
+    }
+    assert users["file"] == str(parts.folder / f"data/sym/users/{acme}.parquet")
+    assert (accounts["dagster/row_count"], accounts["permissionLevel ADMIN"], accounts["mfaEnabled true"]) == (4, 1, 1)
+    assert (sent["dagster/row_count"], sent["active"], sent["deactivated"]) == (4, 3, 1)
+    [put] = parts.puts(acme)
+    assert (sent["body_sha256"], sent["body_bytes"]) == (put["sha256"], len(parts.vanta.body(put["seq"])))
+
+
+# Settings, and what may be seen.
+
+
+def test_a_missing_setting_is_named(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    needed = (
+        "SYM_DATABASE_URL",
+        "SYMVANTA_DATABASE_URL",
+        "SYMVANTA_TOKEN_KEYS",
+        "VANTA_CLIENT_ID",
+        "VANTA_RESOURCE_ID",
+    )
+    for name in needed:
+        with monkeypatch.context() as without:
+            without.delenv(name)
+            with pytest.raises(SettingsError, match=f"^{name} is not set: it should hold"):
+                parts.run("acme")
+    monkeypatch.delenv("VANTA_CLIENT_SECRET")
+    assert launch(instance, one("acme")).failure == (
+        "VANTA_CLIENT_SECRET is not set: it should hold the client secret of Sym's OAuth application at Vanta"
+    )
+    sent_nothing(parts, [acme])
+
+
+def test_no_event_table_or_log_names_a_person_or_a_secret(
+    parts: Parts, instance: dg.DagsterInstance, dagster_url: str, environment: dict[str, str]
+) -> None:
+    organizations = four_customers(parts, instance)
+    # What is no type at all may be anything, so it must not be counted by its name.
+    parts.person(organizations["zeta"], type="canary-type", name="Canary Other", email="canary.other@zeta.example")
+    for slug in ("due", "bad", "gone", "away"):
+        organizations[slug] = parts.customer(slug, people=2, due=slug == "due")
+        register(instance, slug)
+    bad, gone, away = (str(organizations[slug]) for slug in ("bad", "gone", "away"))
+    parts.vanta.fault(
+        "put", "status", tenant=bad, status=400, body={"error": "resources[0].email: canary0@bad.example"}
+    )
+    parts.vanta.fault("put", "revoke", tenant=gone)
+    parts.vanta.fault("put", "status", tenant=away, status=503, body="canary0@away.example", times=9)
+    first = launch(instance, stretch("acme", "away"))
+    second = launch(instance, one("acme"))
+    assert (first.success, second.success) == (False, True)
+    assert set(first.materialized()) == {"acme", "held", "refused", "zeta", "due", "bad", "gone", "away"}
+
+    password = environment["SYM_DATABASE_URL"].split(":")[2].partition("@")[0]
+    seen = {
+        **tables(dagster_url.replace("+psycopg2", "")),
+        **{name: text for name, text in tables(parts.ledger_url).items() if name != "tokens"},
+        **{str(file): file.read_text(errors="replace") for file in files(parts.folder / "dagster")},
+    }
+    assert {"event_logs", "runs", "run_tags", "asset_keys", "intents", "outcomes", "accepted_snapshots"} <= set(seen)
+    assert any(name.endswith(".err") for name in seen)
+    assert sum(map(len, seen.values())) > 50_000
+    for name, text in seen.items():
+        for secret in (CANARY, re.compile(re.escape(password)), re.compile(re.escape(CLIENT_SECRET))):
+            assert not secret.search(text), name
+    # The search finds what is there: the tokens' own table would be hit if it were not encrypted, Sym's is.
+    assert CANARY.search(tables(environment["SYM_DATABASE_URL"])["users"])
+    assert not CANARY.search(tables(parts.ledger_url)["tokens"])
+
+
+def tables(url: str) -> dict[str, str]:
+    """Return the text of everything in every table."""
+    with psycopg.connect(url) as connection:
+        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        return {
+            name: "\n".join(
+                row
+                for (row,) in connection.execute(sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier(name)))
+            )
+            for (name,) in names
+        }
+
+
+def files(folder: Path) -> list[Path]:
+    """List everything that Dagster wrote; dagster.yaml is the test's own."""
+    return [file for file in folder.rglob("*") if file.is_file() and file.name != "dagster.yaml"]
