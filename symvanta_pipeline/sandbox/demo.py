@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import requests
@@ -181,6 +182,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _set_environment(folder: Path, running: ExitStack) -> None:
     """Set every variable to the sandbox's value, for this process and those that it starts."""
     _refuse_outside_hosts()
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whatever proxy leads to the outside
     if missing := [name for name in DATABASES if not os.environ.get(name)]:
         server = running.enter_context(guarded_postgres(folder / "postgres"))
         server.ensure_databases(*DATABASES.values())
@@ -210,10 +212,17 @@ def _refuse_outside_hosts() -> None:
     Raises:
         DemoError: a variable names another machine.
     """
-    for name in (*DATABASES, "VANTA_API_URL", "VANTA_APP_URL"):
-        value = os.environ.get(name)
-        if value and not is_loopback(value):
+    values = {name: os.environ.get(name, "") for name in (*DATABASES, "VANTA_API_URL", "VANTA_APP_URL")}
+    for name, value in values.items():
+        if value and not (is_loopback(value) and (name not in DATABASES or _opens_on_loopback(value))):
             raise DemoError(f"{name} names another machine; the demo works on this one only: unset it for the demo")
+
+
+def _opens_on_loopback(url: str) -> bool:
+    """Tell whether libpq, which takes hosts from a URL's query and from its own variables too, stays here."""
+    query = parse_qs(urlsplit(url).query)
+    hosts = [*query.get("host", []), *query.get("hostaddr", []), os.environ.get("PGHOSTADDR", "")]
+    return "service" not in query and all(is_loopback(f"//{host}") for host in hosts if host)
 
 
 def _token_keys(file: Path) -> str:
@@ -328,11 +337,13 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (DagsterError, ChildFailedError, EmbeddedPostgresError) as error:
         raise DemoError(str(error)) from None
+    except psycopg.Error as error:
+        raise DemoError(f"PostgreSQL failed ({type(error).__name__}); logs are in {folder}") from None
     except OSError as error:
         if isinstance(error, requests.RequestException):
             raise DemoError(
                 f"a part of the demo did not answer ({type(error).__name__}); logs are in {folder}"
             ) from None
         raise DemoError(
-            f"{folder} cannot be used: {error.strerror}; free or choose it with SYMVANTA_DATA_DIR"
+            f"{folder} cannot be used ({error.strerror}): make it so, or choose another one with SYMVANTA_DATA_DIR"
         ) from None

@@ -1,0 +1,91 @@
+"""Dagster's pages and the stand-in's, in a real browser, as a person sees them.
+
+With ``SCREENSHOTS`` set to a folder, what was seen is kept there as PNG.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+from playwright.sync_api import Browser, BrowserType, Error, Page, expect
+
+from tests.support.stack import ASSETS, BY_SLUG, CONNECTED, HELD, SYNC, Stack
+
+pytestmark = [
+    pytest.mark.xdist_group("stack"),
+    pytest.mark.timeout(600),  # whoever comes first starts everything
+    pytest.mark.usefixtures("cycle"),
+]
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--disable-dev-shm-usage", "--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+PATIENCE = 60_000.0  # milliseconds
+SETTLED = 2_000.0  # milliseconds for what glides into its place
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_type: BrowserType) -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
+    try:
+        browser = browser_type.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    except Error as error:
+        pytest.skip(f"{CHROMIUM} does not start here: {error.message.splitlines()[0]}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
+def keep(tab: Page, name: str) -> None:
+    """Save a screenshot where somebody asked for them."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        tab.wait_for_timeout(SETTLED)
+        tab.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_the_lineage_shows_the_three_assets_and_who_failed(stack: Stack, tab: Page) -> None:
+    tab.goto(f"{stack.webserver.url}/assets/{SYNC}?view=lineage&lineageScope=upstream&lineageDepth=2")
+    tab.get_by_text("Hide navigation").click()
+    graph = tab.locator("foreignObject")
+    for asset in ASSETS:
+        expect(graph.get_by_text(asset.split("/")[1], exact=True)).to_be_visible()
+    expect(graph.get_by_text("100% filled")).to_be_visible()
+    expect(graph.get_by_text("(1 failed)")).to_have_count(2)
+    keep(tab, "lineage")
+
+
+def test_the_partition_page_shows_one_customer_and_the_state_of_all(stack: Stack, tab: Page) -> None:
+    customer = BY_SLUG[CONNECTED[-1]]
+    run = stack.launch(jobName="user_account_sync_job", tags={PARTITION_NAME_TAG: customer.slug})
+    assert stack.ended(run).is_success
+    tab.goto(f"{stack.webserver.url}/assets/{SYNC}?view=partitions&partition={customer.slug}")
+    tab.get_by_text("Hide navigation").click()
+    expect(tab.get_by_text("Failed (1)")).to_be_visible()
+    for slug in CONNECTED:
+        expect(tab.get_by_text(slug, exact=True).first).to_be_visible()
+    figures = tab.get_by_role("row").filter(has_text="dagster/row_count")
+    expect(figures).to_contain_text(str(customer.size))
+    keep(tab, "partitions")
+
+
+def test_the_partition_page_shows_that_the_held_customer_failed(stack: Stack, tab: Page) -> None:
+    tab.goto(f"{stack.webserver.url}/assets/{SYNC}?view=partitions&partition={HELD}")
+    expect(tab.get_by_text("failed, and did not materialize this asset")).to_be_visible()
+
+
+def test_the_access_page_shows_everybody_who_was_sent(stack: Stack, tab: Page) -> None:
+    customer = BY_SLUG["harborline"]
+    tab.goto(f"{stack.vanta.url}/access/{customer.id}")
+    expect(tab.get_by_role("heading", name=customer.name)).to_be_visible()
+    expect(tab.get_by_text(f"{customer.size} of {customer.size} accounts")).to_be_visible()
+    keep(tab, "access")

@@ -1,0 +1,7 @@
+"""Lets the tests of this folder share one running pipeline with those of ``browser``."""
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin("tests.support.fixtures")
