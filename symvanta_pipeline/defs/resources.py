@@ -9,7 +9,7 @@ None has configuration of its own: a secret that is never config can be shown in
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 import dagster as dg
@@ -32,8 +32,6 @@ from symvanta_pipeline.token_store import VaultTokenStore
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.oauth import Application
 from symvanta_pipeline.vanta.session import CustomerSession
-
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class SymDatabase(dg.ConfigurableResource[None]):
@@ -64,26 +62,16 @@ class Ledger(dg.ConfigurableResource[None]):
         with LiveConnection(url) as connection:
             yield connection
 
-    def all_customers(self) -> set[str]:
-        """Return the partition keys of all customers that were ever connected."""
-        with self.open() as ledger:
-            return {connection.customer for connection in connections.all_connections(ledger.get())}
-
     def connected_customers(self) -> set[str]:
         """Return the partition keys of all customers whose consent stands."""
         with self.open() as ledger:
             return {c.customer for c in connections.all_connections(ledger.get()) if c.state == "connected"}
 
-    def awaiting_first_sync(self) -> list[Connection]:
-        """Return the connected customers that no attempt to push has followed since their latest consent."""
+    def attempts(self) -> list[tuple[Connection, datetime | None]]:
+        """Return every connection with the time of the latest attempt to push it, None where there was none."""
         with self.open() as ledger:
-            tried = {r.organization_id: r.outcome_at or LONG_AGO for r in snapshots.customer_records(ledger.get())}
-            return [
-                connection
-                for connection in connections.all_connections(ledger.get())
-                if connection.state == "connected"
-                and tried.get(connection.organization_id, LONG_AGO) < connection.connected_at
-            ]
+            tried = {record.organization_id: record.outcome_at for record in snapshots.customer_records(ledger.get())}
+            return [(c, tried.get(c.organization_id)) for c in connections.all_connections(ledger.get())]
 
 
 class Vanta(dg.ConfigurableResource[None]):

@@ -5,6 +5,7 @@ belong here: the hourly runs (``schedule``).
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
@@ -21,6 +22,7 @@ from symvanta_pipeline.defs.resources import Ledger
 
 # Ahead of the hourly runs, whose priority is 0: somebody is waiting in front of a browser.
 PRIORITY = "10"
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dg.sensor(
@@ -32,11 +34,12 @@ PRIORITY = "10"
 def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledger) -> dg.SensorResult | dg.SkipReason:
     """Ask once per consent; the run key of organization and connection generation makes asking again harmless."""
     registered = context.instance.get_dynamic_partitions(CUSTOMERS)
-    lost = [customer for customer in ledger.all_customers() if customer not in registered]
-    waiting = ledger.awaiting_first_sync()
+    attempts = ledger.attempts()
+    lost = [connection.customer for connection, _ in attempts if connection.customer not in registered]
+    waiting = [c for c, tried in attempts if c.state == "connected" and (tried is None or tried < c.connected_at)]
     if waiting:
         covered = _covered([*registered, *lost], _runs_under_way(context.instance))
-        waiting = [connection for connection in waiting if connection.customer not in covered]
+        waiting = [c for c in waiting if not covered.get(c.customer, LONG_AGO) >= c.connected_at]
     if not waiting and not lost:
         return dg.SkipReason("nobody connected since the last look")
     return dg.SensorResult(
@@ -52,17 +55,21 @@ def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledge
     )
 
 
-def _runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    return instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+def _runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.RunRecord]:
+    return instance.get_run_records(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
 
 
-def _covered(partitions: Sequence[str], runs: Iterable[dg.DagsterRun]) -> set[str]:
-    """Return the partitions that some run under way carries; two runs of one customer only wait for each other."""
-    covered: set[str] = set()
-    for tags in (run.tags for run in runs):
-        if partition := tags.get(PARTITION_NAME_TAG):
-            covered.add(partition)
+def _covered(partitions: Sequence[str], runs: Iterable[dg.RunRecord]) -> dict[str, datetime]:
+    """Return since when some run under way carries a partition: one from before a consent may not use its token.
+
+    A second run of a customer that is carried since its consent would only wait for the first one's lock.
+    """
+    covered: dict[str, datetime] = {}
+    for run in sorted(runs, key=lambda run: run.create_timestamp):
+        tags = run.dagster_run.tags
+        carried = [partition] if (partition := tags.get(PARTITION_NAME_TAG)) else []
         first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG), tags.get(ASSET_PARTITION_RANGE_END_TAG)
         if first in partitions and last in partitions:
-            covered.update(partitions[partitions.index(first) : partitions.index(last) + 1])
+            carried = list(partitions[partitions.index(first) : partitions.index(last) + 1])
+        covered |= dict.fromkeys(carried, run.create_timestamp)
     return covered

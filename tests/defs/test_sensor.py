@@ -107,3 +107,14 @@ def test_who_is_in_a_run_that_is_not_over_is_not_asked_for(
             database.execute("UPDATE runs SET status = %s", [status.value])
             over = status in {*FINISHED_STATUSES, dg.DagsterRunStatus.MANAGED}
             assert sorted(asked(evaluate(instance))) == (everybody if over else ["dome"]), status
+
+
+def test_a_run_from_before_the_consent_does_not_stand_in_the_way(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    job = defs.resolve_job_def("user_account_sync_job")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(ORIGIN, "__repository__"), job.name)
+    instance.create_run_for_job(job, tags=one("acme"), remote_job_origin=origin)
+    assert asked(evaluate(instance)) == {}, "the run that is under way carries the consent so far"
+    parts.connect(acme, "acme")
+    assert asked(evaluate(instance)) == {"acme": f"{acme} 2"}
