@@ -117,6 +117,7 @@ class CustomerResult:
         organization_id: None where the ledger knows no such customer.
         users: what was read, if it was.
         accounts: what it was mapped to, if it could be.
+        body: the same as it is sent, where it is to be sent.
         push: what Vanta accepted, if it did.
         already: the push since the run's tick that makes another one unnecessary, if there was one.
         row_violations: the rules that the rows read from Sym break, if any.
@@ -133,6 +134,7 @@ class CustomerResult:
     organization_id: UUID | None = None
     users: UsersSnapshot | None = None
     accounts: Accounts | None = None
+    body: Body | None = None
     push: Push | None = None
     already: AcceptedSnapshot | None = None
     row_violations: tuple[Violation, ...] = ()
@@ -290,7 +292,7 @@ class CustomerSync:
 
     def _read_and_map(self, connection: Connection, result: CustomerResult) -> None:
         """Read, check and, as far as it is asked for, map; nothing of an earlier round is kept."""
-        result.users = result.accounts = None
+        result.users = result.accounts = result.body = None
         result.warnings.clear()
         started = time.monotonic()
         snapshot = self.read_users(str(connection.organization_id))
@@ -304,7 +306,14 @@ class CustomerSync:
             return
         started = time.monotonic()
         accounts = to_accounts(snapshot.frame, app_url=self.app_url)
-        if broken := schema.violations(accounts):
+        if self.reach is Reach.PUSH:
+            # Building the body looks at every record by itself.
+            result.body = bodies.build(
+                accounts,
+                organization_id=str(connection.organization_id),
+                resource_id=self._destination().resource_id,
+            )
+        elif broken := schema.violations(accounts):
             raise RulesBroken(broken)
         result.accounts = accounts
         result.seconds["map"] = time.monotonic() - started
@@ -314,28 +323,23 @@ class CustomerSync:
     def _push(
         self, connection: Connection, session: CustomerSession, lock: CustomerLock, result: CustomerResult
     ) -> None:
-        if result.users is None or result.accounts is None:
+        users, accounts, body = result.users, result.accounts, result.body
+        if users is None or accounts is None or body is None:
             raise AssertionError("nothing is pushed that was not read and mapped under this lock")
-        destination = self._destination()
-        body = bodies.build(
-            result.accounts,
-            organization_id=str(connection.organization_id),
-            resource_id=destination.resource_id,
-        )
         intent = snapshots.record_intent(
-            self.ledger.get(), _snapshot_of(body, connection.organization_id, self.run_id, result.users.read_at)
+            self.ledger.get(), _snapshot_of(body, connection.organization_id, self.run_id, users.read_at)
         )
         try:
-            acceptance = put_accounts(session, destination.path, body, before_send=lock.check)
+            acceptance = put_accounts(session, self._destination().path, body, before_send=lock.check)
         except NotAccepted:
             raise  # a 200 that does not say yes may have been applied all the same: the intent stays open
         except Permanent as error:
             snapshots.resolve_intent(self.ledger.get(), intent, "refused")
-            raise Stopped(_refusal(error, result.accounts)) if isinstance(error, BodyRefused) else error from None
+            raise Stopped(_refusal(error, accounts)) if isinstance(error, BodyRefused) else error from None
         recorded = snapshots.record_accepted(self.ledger.get(), intent, token_generation=acceptance.token_generation)
         result.push = Push(body, acceptance, recorded, session.waited)
         result.seconds["push"] = acceptance.seconds
-        self._keep(SENT, result.accounts.frame, result)
+        self._keep(SENT, accounts.frame, result)
 
     def _keep(self, asset: str, frame: pd.DataFrame, result: CustomerResult) -> None:
         try:

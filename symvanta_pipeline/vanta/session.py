@@ -79,6 +79,7 @@ class CustomerSession:
         self._store = store
         self._budgets = budgets
         self._slots: dict[Budget, Slot] = {}
+        self._refused_generation: int | None = None
         self.waited = 0.0
 
     @property
@@ -88,7 +89,7 @@ class CustomerSession:
 
     def prepare(self) -> None:
         """Wait, before the customer's lock is taken, for the slots that one push is expected to need."""
-        if _is_due(self._store.load()):
+        if self._is_due(self._store.load()):
             self._take(self._budgets.token_background, max_wait=None)
         self._take(self._budgets.resource, max_wait=None)
 
@@ -108,7 +109,8 @@ class CustomerSession:
         try:
             return self._send(token, method, path, payload, before_send), token
         except AccessTokenRefused:
-            token = self._renewed(token)
+            self._refused_generation = token.generation
+            token = self._usable_token()
             return self._send(token, method, path, payload, before_send), token
 
     def _send(
@@ -133,12 +135,10 @@ class CustomerSession:
 
     def _usable_token(self) -> HeldToken:
         token = self._store.load()
-        return self._refreshed(token) if _is_due(token) else token
+        return self._refreshed(token) if self._is_due(token) else token
 
-    def _renewed(self, refused: HeldToken) -> HeldToken:
-        """Return a token other than the refused one: the store's if it moved on, else a fresh one."""
-        token = self._store.load()
-        return token if token.generation != refused.generation else self._refreshed(token)
+    def _is_due(self, token: HeldToken) -> bool:
+        return token.generation == self._refused_generation or token.expires_at - REFRESH_MARGIN <= datetime.now(UTC)
 
     def _refreshed(self, token: HeldToken) -> HeldToken:
         try:
@@ -171,7 +171,8 @@ class CustomerSession:
 
     def _spend(self, budget: Budget) -> None:
         self._take(budget, LONGEST_WAIT)
-        self.waited += budget.spend(self._slots.pop(budget), max_wait=LONGEST_WAIT)
+        self.waited += budget.spend(self._slots[budget], max_wait=LONGEST_WAIT)
+        del self._slots[budget]  # only now: a slot that could not be spent yet is still ours
 
 
 class _Wait(wait_base):
@@ -193,7 +194,3 @@ def _retrying(attempt: Callable[[], Result]) -> Result:
         wait=_Wait(),
         reraise=True,
     )(attempt)
-
-
-def _is_due(token: HeldToken) -> bool:
-    return token.expires_at - REFRESH_MARGIN <= datetime.now(UTC)
