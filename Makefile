@@ -13,12 +13,13 @@ help:  ## this list
 
 venv: $(STAMP)  ## build .venv from the lock, with hashes
 
-# uv is some five times faster than pip; where it cannot be had, pip does the same.
+# uv is some five times faster than pip; where it cannot be had, pip does the same. Bytecode is compiled once, here:
+# a run is a process of its own, and compiling Dagster and pandas anew in each would cost more than its work.
 $(STAMP): requirements.lock pyproject.toml setup.cfg
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
 	else \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
