@@ -61,7 +61,7 @@ CYCLE_TIMEOUT = 600.0
 POLL = 0.25
 UI_PORT = 3000  # where Dagster's UI is expected; any other where that is taken
 PIPE_WIDTH = 160
-STOPPED = "\nstopped; everything that the demo started has ended"
+STOPPED = "stopped; everything that the demo started has ended"
 INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 DATABASES = {"SYM_DATABASE_URL": "sym", "SYMVANTA_DATABASE_URL": "symvanta", "DAGSTER_POSTGRES_URL": "dagster"}
@@ -111,7 +111,7 @@ def run_demo(*, once: bool) -> bool:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt:
-        console.print(STOPPED)
+        console.print(f"\n{STOPPED}")
         raise SystemExit(INTERRUPTED) from None
     if not once:
         console.print(STOPPED)
@@ -155,6 +155,7 @@ def _run(console: Console, folder: Path, running: ExitStack, *, once: bool) -> b
     if not once:
         console.print("The next cycle runs at the full hour. Ctrl-C stops everything.")
         _stay(dagster)
+        console.print("\nstopping")
     return all(verdict.as_designed for verdict in verdicts)
 
 
@@ -318,7 +319,8 @@ def _verdict(customer: DemoCustomer, users: Mapping[str, int], record: CustomerR
 def _table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(title="One cycle: from Sym's database to Vanta", title_justify="left")
     for heading in ("customer", "users by type", "sent", "result", "shows"):
-        table.add_column(heading, justify="right" if heading == "sent" else "left")
+        # Folded: an id that is cut short helps nobody.
+        table.add_column(heading, justify="right" if heading == "sent" else "left", overflow="fold")
     for verdict in verdicts:
         types = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in verdict.users.items())
         result = verdict.result if verdict.as_designed else f"[bold red]not as designed:[/] {verdict.result}"

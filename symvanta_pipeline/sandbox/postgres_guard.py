@@ -3,17 +3,21 @@
 Belongs here: a second user of the server, which stays until the first has gone. Does not belong here: how the last
 user ends the server (``postgres``).
 
-Run as ``python -m symvanta_pipeline.sandbox.postgres_guard FOLDER`` it joins the folder's server and leaves it as soon
-as standard input closes, which the kernel sees to when the parent dies.
+Run as ``python -m symvanta_pipeline.sandbox.postgres_guard FOLDER PARENT`` it joins the folder's server and leaves it
+when standard input says so or closes, which the kernel sees to when the parent dies.
 """
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
+
+POLL = 0.05  # seconds
 
 
 @contextmanager
@@ -25,14 +29,25 @@ def guarded_postgres(folder: Path) -> Iterator[EmbeddedPostgres]:
     """
     with EmbeddedPostgres.start(folder) as server:
         guard = subprocess.Popen(  # noqa: S603 - this very module
-            [sys.executable, "-m", __name__, str(folder)],
+            [sys.executable, "-m", __name__, str(folder), str(os.getpid())],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal reaches the parent alone
         )
-        with guard:  # leaving closes its standard input and waits for it, so that it is never the last user
-            yield server
+        # Leaving waits for the guard, so that it is never the last user of a server that ends as it should.
+        with guard:
+            try:
+                yield server
+            finally:
+                with suppress(OSError):
+                    guard.communicate(b"leave")
+
+
+def _guard(folder: Path, parent: int) -> None:
+    with EmbeddedPostgres.start(folder):
+        killed = not sys.stdin.buffer.read(1)
+        while killed and os.getppid() == parent:
+            time.sleep(POLL)  # the kernel closes a dying process's pipes before it gives its locks back
 
 
 if __name__ == "__main__":
-    with EmbeddedPostgres.start(Path(sys.argv[1])):
-        sys.stdin.read()
+    _guard(Path(sys.argv[1]), int(sys.argv[2]))
