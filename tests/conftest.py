@@ -153,6 +153,20 @@ def demo_sym_url(postgres: EmbeddedPostgres, demo_sym_template: str) -> Iterator
     yield from _clone(postgres, demo_sym_template)
 
 
+@pytest.fixture(scope="module")
+def module_database(postgres: EmbeddedPostgres, symvanta_template: str) -> Iterator[str]:
+    """One database for a module's tests: a clone for each would cost more than what they do in it."""
+    yield from _clone(postgres, symvanta_template)
+
+
+@pytest.fixture
+def ledger_url(module_database: str) -> str:
+    """The pipeline's own database with nothing in it."""
+    with psycopg.connect(module_database) as connection:
+        connection.execute("TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets")
+    return module_database
+
+
 @pytest.fixture
 def symvanta_url(postgres: EmbeddedPostgres, symvanta_template: str) -> Iterator[str]:
     """URL of a database of the test's own with the pipeline's tables, migrated and empty."""

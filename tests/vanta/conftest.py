@@ -17,7 +17,6 @@ from symvanta_pipeline.ledger import connections, database
 from symvanta_pipeline.ledger.connections import Connection, connect_customer
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.vault import KeyRing, StoredToken, Token, Vault
-from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
 from symvanta_pipeline.sandbox.vanta.control import VantaServer, start_vanta
 from symvanta_pipeline.token_store import VaultTokenStore
@@ -150,23 +149,6 @@ def body_of(organization_id: str, accounts: list[dict[str, object]]) -> Body:
     payload = json.dumps({"resourceId": CONFIG.resource_id, "resources": accounts}).encode()
     count = len(accounts)
     return Body(organization_id, CONFIG.resource_id, payload, sha256(payload).hexdigest(), count, count, 0)
-
-
-@pytest.fixture(scope="module")
-def module_database(postgres: EmbeddedPostgres, symvanta_template: str) -> Iterator[str]:
-    """One database for a module's tests: a clone for each would cost more than what they do in it."""
-    name = f"{symvanta_template}_{uuid4().hex[:12]}"
-    postgres.clone(symvanta_template, name)
-    yield postgres.url(name)
-    postgres.drop(name)
-
-
-@pytest.fixture
-def ledger_url(module_database: str) -> str:
-    """The pipeline's own database with nothing in it."""
-    with database.connect(module_database) as connection:
-        connection.execute("TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets")
-    return module_database
 
 
 @pytest.fixture
