@@ -116,17 +116,17 @@ class DagsterStack:
             process.require_running()
 
     def _begin(self, name: str, *arguments: str) -> DagsterProcess:
-        process = self._loaded.pop(name, None) or self._load(name)
-        self._loaded.pop(name, None)
+        if name not in self._loaded:
+            self._load(name)
+        process = self._loaded.pop(name)
         process.begin(*arguments)
         return process
 
-    def _load(self, name: str) -> DagsterProcess:
+    def _load(self, name: str) -> None:
         log = self._home / f"{name.replace(' ', '-')}.log"
         process = DagsterProcess.load(f"Dagster's {name}", MODULES[name], env=self._env, log=log)
         self._processes.append(process)
         self._loaded[name] = process
-        return process
 
     def _stop(self) -> None:
         """End all of them at once, the last one first."""
