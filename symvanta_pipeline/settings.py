@@ -43,6 +43,18 @@ def _web_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _origin(value: str) -> str:
+    origin = _web_url(value)
+    if urlsplit(origin).path:
+        raise ValueError
+    return origin
+
+
+def _issuer(value: str) -> str:
+    _web_url(value)
+    return value
+
+
 def _https_url(value: str) -> str:
     if urlsplit(value).scheme != "https":
         raise ValueError
@@ -83,6 +95,10 @@ KEY_BYTES = 32
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
+Origin = Annotated[str, AfterValidator(_origin)]
+# Compared letter by letter with what the provider says of itself (OpenID Connect Discovery 1.0, 4.3), and Auth0's ends
+# in a slash: so nothing is taken off it.
+IssuerUrl = Annotated[str, AfterValidator(_issuer)]
 # What each is opened with decides: libpq itself, the ledger's own reading, SQLAlchemy as dagster-postgres needs it.
 SourceUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES)]
 LedgerUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES, "postgresql+psycopg", "postgresql+psycopg2")]
@@ -173,6 +189,32 @@ class SyncSettings(_Group):
         ".symvanta/data",
         min_length=1,
         description="a folder or an object-store URL such as s3://bucket/prefix",
+    )
+
+
+class ConnectSettings(_Group):
+    """Where the connect app is reached."""
+
+    symvanta_public_url: Origin = Field(
+        "http://127.0.0.1:3080",
+        description="an https URL without a path or a query; http for this machine alone",
+    )
+
+    @property
+    def redirect_uri(self) -> str:
+        """Where Vanta sends people back to; registered there letter by letter."""
+        return f"{self.symvanta_public_url}/vanta/callback"
+
+
+class LoginSettings(_Group):
+    """Sym's login for the connect app: Auth0, or any other provider of OpenID Connect."""
+
+    sym_oidc_issuer: IssuerUrl = Field(
+        description="Sym's login, an https URL exactly as the provider writes it: Auth0's end in a slash"
+    )
+    sym_oidc_client_id: str = Field(min_length=1, description="the client id of the connect app at Sym's login")
+    sym_oidc_client_secret: SecretStr = Field(
+        min_length=1, description="the client secret of the connect app at Sym's login"
     )
 
 

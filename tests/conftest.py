@@ -26,6 +26,10 @@ from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 # Holds the session's folder. Every process that the tests start inherits it, and is found by it in the end.
 SESSION_VARIABLE = "SYMVANTA_TEST_SESSION"
 GRACE = 10.0  # seconds that a process has to end after the last test
+# All but the audit log, which lets nothing be removed: a test looks at its own organization's events there.
+EMPTY_LEDGER = (
+    b"TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets, web_sessions, consent_requests"
+)
 PROCESSES_LEFT = pytest.StashKey[list[str]]()
 
 # A busy machine is no failure. The rest, such as no randomness in CI, is hypothesis' own default.
@@ -163,7 +167,7 @@ def module_database(postgres: EmbeddedPostgres, symvanta_template: str) -> Itera
 def ledger_url(module_database: str) -> str:
     """The pipeline's own database with nothing in it."""
     with psycopg.connect(module_database) as connection:
-        connection.execute("TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets")
+        connection.execute(EMPTY_LEDGER)
     return module_database
 
 

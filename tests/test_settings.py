@@ -10,9 +10,11 @@ from pydantic import SecretStr
 from symvanta_pipeline import settings
 from symvanta_pipeline.ledger.vault import KeyRing
 from symvanta_pipeline.settings import (
+    ConnectSettings,
     DagsterSettings,
     KeySettings,
     LedgerSettings,
+    LoginSettings,
     SandboxSettings,
     ScheduleSettings,
     SettingsError,
@@ -30,6 +32,8 @@ GROUPS: list[type[settings._Group]] = [
     DagsterSettings,
     VantaSettings,
     SyncSettings,
+    ConnectSettings,
+    LoginSettings,
     ScheduleSettings,
     SandboxSettings,
 ]
@@ -49,6 +53,7 @@ DEFAULTS: dict[str, object] = {
     "VANTA_TOKEN_REQUESTS_PER_MINUTE": 5,
     "VANTA_RESOURCE_REQUESTS_PER_MINUTE": 20,
     "SYM_APP_URL": "https://app.symops.com",
+    "SYMVANTA_PUBLIC_URL": "http://127.0.0.1:3080",
     "SYMVANTA_CUSTOMERS_PER_RUN": 25,
     "SYMVANTA_DATA_URL": ".symvanta/data",
     "SYMVANTA_DATA_DIR": Path(".symvanta"),
@@ -61,6 +66,9 @@ REQUIRED = {
     "VANTA_CLIENT_SECRET": "vcs_x",
     "VANTA_RESOURCE_ID": "resource",
     "SYMVANTA_TOKEN_KEYS": RING,
+    "SYM_OIDC_ISSUER": "https://sym.auth0.example/",
+    "SYM_OIDC_CLIENT_ID": "oidc_x",
+    "SYM_OIDC_CLIENT_SECRET": "oidc_secret_x",
 }
 
 
@@ -131,7 +139,7 @@ def test_a_blank_one_counts_as_unset(
 
 
 DATABASES = ["SYM_DATABASE_URL", "SYMVANTA_DATABASE_URL", "DAGSTER_POSTGRES_URL"]
-WEB_URLS = ["VANTA_API_URL", "VANTA_APP_URL", "SYM_APP_URL"]
+WEB_URLS = ["VANTA_API_URL", "VANTA_APP_URL", "SYM_APP_URL", "SYMVANTA_PUBLIC_URL", "SYM_OIDC_ISSUER"]
 MALFORMED: list[tuple[str, str]] = [
     *((name, CANARY) for name in DATABASES),
     *((name, f"postgresql://u:{CANARY}@h") for name in DATABASES),
@@ -159,6 +167,9 @@ MALFORMED: list[tuple[str, str]] = [
     *((name, f"http://127.0.0.1.{CANARY}.example.com") for name in WEB_URLS),
     *((name, f"http://localhost.{CANARY}.example.com") for name in WEB_URLS),
     ("SYM_APP_URL", "http://127.0.0.1:3000"),  # goes out as externalUrl, which has to be https
+    ("SYMVANTA_PUBLIC_URL", f"https://h/{CANARY}"),
+    ("SYMVANTA_PUBLIC_URL", f"https://h/{CANARY}/"),
+    ("SYMVANTA_PUBLIC_URL", f"http://127.0.0.1:3080/{CANARY}"),
     ("VANTA_USER_ACCOUNT_PATH", CANARY),
     ("VANTA_USER_ACCOUNT_PATH", f"https://h/{CANARY}"),
     ("VANTA_USER_ACCOUNT_PATH", f"/{CANARY}/"),
@@ -233,6 +244,14 @@ GOOD: list[tuple[str, str, object]] = [
     ("VANTA_API_URL", "http://localhost:4000/", "http://localhost:4000"),
     ("VANTA_APP_URL", "http://[::1]:4000", "http://[::1]:4000"),
     ("SYM_APP_URL", "https://sym.example.com/base/", "https://sym.example.com/base"),
+    ("SYMVANTA_PUBLIC_URL", "https://connect.sym.example/", "https://connect.sym.example"),
+    ("SYMVANTA_PUBLIC_URL", "http://localhost:8000", "http://localhost:8000"),
+    # Compared letter by letter with what the provider says, so nothing but blanks around it is taken off.
+    ("SYM_OIDC_ISSUER", " https://Sym.auth0.example/\n", "https://Sym.auth0.example/"),
+    ("SYM_OIDC_ISSUER", "https://login.example/tenant/v2.0", "https://login.example/tenant/v2.0"),
+    ("SYM_OIDC_ISSUER", "https://login.example/tenant//", "https://login.example/tenant//"),
+    ("SYM_OIDC_ISSUER", "http://127.0.0.1:4000", "http://127.0.0.1:4000"),
+    ("SYM_OIDC_CLIENT_SECRET", "oidc_y\n", "oidc_y"),
     ("VANTA_USER_ACCOUNT_PATH", "/v1/resources/user_account", "/v1/resources/user_account"),
     ("VANTA_TOKEN_REQUESTS_PER_MINUTE", "2", 2),
     ("VANTA_RESOURCE_REQUESTS_PER_MINUTE", "1", 1),
@@ -250,6 +269,12 @@ GOOD: list[tuple[str, str, object]] = [
 def test_what_is_accepted(variable: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, text)
     assert value_of(variable) == value
+
+
+def test_vanta_sends_people_back_to_the_public_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(ConnectSettings).redirect_uri == "http://127.0.0.1:3080/vanta/callback"
+    monkeypatch.setenv("SYMVANTA_PUBLIC_URL", "https://connect.sym.example/")
+    assert load(ConnectSettings).redirect_uri == "https://connect.sym.example/vanta/callback"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +326,7 @@ def test_a_malformed_value_of_it_is_told_alike(tmp_path: Path) -> None:
 def test_secrets_show_in_no_repr() -> None:
     for group in GROUPS:
         shown = repr(load(group))
-        for secret in ("u:p@h", "vcs_x", key(1)):
+        for secret in ("u:p@h", "vcs_x", key(1), "oidc_secret_x"):
             assert secret not in shown
 
 

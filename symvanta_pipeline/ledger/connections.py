@@ -145,6 +145,27 @@ def park(connection: psycopg.Connection, organization_id: UUID, reason: str, *, 
         return parked.rowcount == 1
 
 
+def mark_disconnected(connection: psycopg.Connection, organization_id: UUID) -> Connection | None:
+    """Record that a person ended a connection, whatever state it was in; its partition and history stay.
+
+    Safe to repeat: the first ``disconnected_at`` stays. Erases no token (``Vault.erase``).
+
+    Returns:
+        The connection; ``None`` where there is none.
+    """
+    with connection.cursor(row_factory=class_row(Connection)) as cursor:
+        return cursor.execute(
+            f"""
+            UPDATE connections
+            SET state = 'disconnected', disconnected_at = coalesce(disconnected_at, clock_timestamp()),
+                parked_at = NULL, parked_reason = NULL
+            WHERE organization_id = %s
+            RETURNING {_COLUMNS}
+            """,  # noqa: S608 - a constant of this module
+            [organization_id],
+        ).fetchone()
+
+
 def require_usable(slug: str) -> None:
     """Check that a slug can become a partition key.
 

@@ -227,17 +227,25 @@ def latest_outcome(connection: psycopg.Connection, organization_id: UUID) -> Att
 def customer_records(connection: psycopg.Connection) -> list[CustomerRecord]:
     """Gather all that ``ledger.status`` judges by, a record a connection, by partition key."""
     with connection.cursor(row_factory=class_row(CustomerRecord)) as cursor:
-        return cursor.execute(
-            """
-            SELECT customer, organization_id, state AS connection_state, connected_at, parked_reason,
-                   accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at
-            FROM connections
-            LEFT JOIN outcomes USING (organization_id)
-            LEFT JOIN LATERAL (
-                SELECT accepted_at, active, deactivated FROM accepted_snapshots AS held
-                WHERE held.organization_id = connections.organization_id
-                ORDER BY read_at DESC, id DESC LIMIT 1
-            ) AS latest ON true
-            ORDER BY customer COLLATE "C"
-            """
-        ).fetchall()
+        return cursor.execute(_RECORDS, {"only": None}).fetchall()
+
+
+def customer_record(connection: psycopg.Connection, organization_id: UUID) -> CustomerRecord | None:
+    """Gather the same for one organization; ``None`` if it was never connected."""
+    with connection.cursor(row_factory=class_row(CustomerRecord)) as cursor:
+        return cursor.execute(_RECORDS, {"only": organization_id}).fetchone()
+
+
+_RECORDS = """
+SELECT customer, organization_id, state AS connection_state, connected_at, parked_reason,
+       accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at
+FROM connections
+LEFT JOIN outcomes USING (organization_id)
+LEFT JOIN LATERAL (
+    SELECT accepted_at, active, deactivated FROM accepted_snapshots AS held
+    WHERE held.organization_id = connections.organization_id
+    ORDER BY read_at DESC, id DESC LIMIT 1
+) AS latest ON true
+WHERE %(only)s::uuid IS NULL OR organization_id = %(only)s
+ORDER BY customer COLLATE "C"
+"""

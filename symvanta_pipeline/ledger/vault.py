@@ -7,6 +7,7 @@ Does not belong here: when to refresh, HTTP, what a connection is (``ledger.conn
 import base64
 import binascii
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,8 @@ from uuid import UUID
 import psycopg
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
@@ -26,6 +29,10 @@ PROVIDER = "vanta"
 _KEY_BYTES = 32
 # The size that GCM is defined for (NIST SP 800-38D, 8.2.2), drawn at random for each encryption.
 _NONCE_BYTES = 12
+
+# Seconds without any progress after which a rotation gives up on rows that others keep locked.
+ROTATION_PATIENCE = 60.0
+_ROTATION_PAUSE = 0.2
 
 
 class TokenUnreadable(LedgerError):
@@ -38,6 +45,10 @@ class UnknownTokenKey(LedgerError):
 
 class StaleGeneration(LedgerError):
     """Somebody else saved a newer token (or erased it) in the meantime: load it again."""
+
+
+class RotationIncomplete(LedgerError):
+    """Some tokens stayed locked by others for too long and are not under the first key yet."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,21 @@ class StoredToken(Token):
     saved_at: datetime
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """What a rotation found and did.
+
+    Attributes:
+        rotated: how many tokens it encrypted anew, with the first key.
+        already: how many were under that key when it began.
+        unreadable: organizations whose token it could not read and left as it is, in order.
+    """
+
+    rotated: int
+    already: int
+    unreadable: tuple[UUID, ...]
+
+
 class KeyRing:
     """Keys by id: the first encrypts, all decrypt. Shows ids only, never a key."""
 
@@ -86,7 +112,7 @@ class KeyRing:
         Raises:
             ValueError: something is malformed; says which pair, never its value.
         """
-        keys: dict[str, AESGCM] = {}
+        keys: dict[str, bytes] = {}
         for position, pair in enumerate(text.split(","), start=1):
             key_id, _, encoded = pair.strip().partition(":")
             key = _decoded(encoded)
@@ -96,8 +122,9 @@ class KeyRing:
                 )
             if key_id in keys:
                 raise ValueError(f"pair {position} repeats the id of an earlier pair")
-            keys[key_id] = AESGCM(key)
-        self._keys = keys
+            keys[key_id] = key
+        self._material = tuple(keys.values())
+        self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self.encrypting_id = next(iter(keys))
 
     @property
@@ -121,6 +148,17 @@ class KeyRing:
         if len(nonce) < _NONCE_BYTES:
             raise InvalidTag
         return self._keys[key_id].decrypt(nonce, ciphertext, associated).decode()
+
+    def derive(self, purpose: str) -> tuple[bytes, ...]:
+        """Derive a key of 32 bytes for another purpose from each key, the first key's first (HKDF-SHA256, RFC 5869).
+
+        Args:
+            purpose: keeps these keys apart from those of any other purpose, and from the ring's own.
+        """
+        return tuple(
+            HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
+            for key in self._material
+        )
 
     def __repr__(self) -> str:
         return f"KeyRing({', '.join(self.ids)})"
@@ -178,8 +216,7 @@ class Vault:
             StaleGeneration: the vault moved on in the meantime; nothing was saved.
             RuntimeError: the connection is inside a transaction, so that nothing could be committed here.
         """
-        if self._connection.info.transaction_status != TransactionStatus.IDLE:
-            raise RuntimeError("a refreshed token must be committed at once, not inside another transaction")
+        self._require_no_transaction()
         with self._connection.transaction():
             row = self._connection.execute(
                 """
@@ -219,17 +256,63 @@ class Vault:
         ).fetchall()
         return int(generation)
 
-    def erase(self, organization_id: UUID) -> None:
-        """Forget an organization's token. Its generation goes on, so that no late refresh can bring one back."""
-        self._connection.execute(
+    def erase(self, organization_id: UUID, *, expected_generation: int | None = None) -> bool:
+        """Forget an organization's token. Its generation goes on, so that no late refresh can bring one back.
+
+        Args:
+            organization_id: whose token.
+            expected_generation: of the token that is meant; ``None`` erases whatever is there.
+
+        Returns:
+            Whether this call erased one: not if there is none, nor if it is of another generation.
+        """
+        erased = self._connection.execute(
             """
             UPDATE tokens
             SET key_id = NULL, access_token = NULL, refresh_token = NULL, expires_at = NULL, scope = NULL,
                 generation = generation + 1, saved_at = clock_timestamp()
-            WHERE organization_id = %s AND key_id IS NOT NULL
+            WHERE organization_id = %(organization_id)s AND key_id IS NOT NULL
+              AND (%(expected)s::bigint IS NULL OR generation = %(expected)s)
             """,
-            [organization_id],
+            {"organization_id": organization_id, "expected": expected_generation},
         )
+        return erased.rowcount == 1
+
+    def rotate(self, *, batch: int = 100) -> Rotation:
+        """Encrypt every token anew that is not under the first key; generations stay as they are.
+
+        Each batch is committed by itself, so that whatever ends this early leaves only whole tokens. Safe to repeat,
+        and beside refreshes, consents and other rotations: rows that somebody else holds are passed over and come
+        last. Processes whose ring does not begin with the same key can still save tokens under another one after
+        this; so first every process gets the new ring, then comes the rotation.
+
+        Args:
+            batch: how many tokens are locked at once.
+
+        Raises:
+            RotationIncomplete: rows were locked by others for `ROTATION_PATIENCE` seconds on end; says how many.
+            RuntimeError: the connection is inside a transaction, so that nothing could be committed here.
+        """
+        self._require_no_transaction()
+        already, _ = self._counts(())
+        rotated, unreadable = 0, set[UUID]()
+        deadline = time.monotonic() + ROTATION_PATIENCE
+        while True:
+            done, failed = self._rotate_batch(batch, tuple(unreadable))
+            rotated += done
+            unreadable.update(failed)
+            if done or failed:
+                deadline = time.monotonic() + ROTATION_PATIENCE
+                continue
+            _, left = self._counts(tuple(unreadable))
+            if not left:
+                return Rotation(rotated, already, tuple(sorted(unreadable)))
+            if time.monotonic() > deadline:
+                raise RotationIncomplete(
+                    f"tokens not rotated yet, which another process keeps locked: {left}; rotated: {rotated}; "
+                    "run it again"
+                )
+            time.sleep(_ROTATION_PAUSE)
 
     def check_keys(self) -> None:
         """Refuse to start without a key that stored tokens need.
@@ -243,6 +326,64 @@ class Vault:
         if rows:
             missing = ", ".join(str(row[0]) for row in rows)
             raise UnknownTokenKey(f"stored tokens need keys that SYMVANTA_TOKEN_KEYS lacks: {missing}; add them back")
+
+    def _require_no_transaction(self) -> None:
+        if self._connection.info.transaction_status != TransactionStatus.IDLE:
+            raise RuntimeError("what is saved here must be committed at once, not inside another transaction")
+
+    def _counts(self, unreadable: tuple[UUID, ...]) -> tuple[int, int]:
+        """Count the tokens under the first key, and those under others that are not known to be unreadable."""
+        with self._connection.transaction():
+            [(under_first, under_others)] = self._connection.execute(
+                """
+                SELECT count(*) FILTER (WHERE key_id = %(first)s),
+                       count(*) FILTER (WHERE key_id <> %(first)s AND organization_id <> ALL(%(unreadable)s))
+                FROM tokens
+                """,
+                {"first": self._keyring.encrypting_id, "unreadable": list(unreadable)},
+            ).fetchall()
+        return under_first, under_others
+
+    def _rotate_batch(self, size: int, unreadable: tuple[UUID, ...]) -> tuple[int, list[UUID]]:
+        """Rotate some tokens that nobody else holds; returns how many, and which could not be read."""
+        rotated: list[dict[str, Any]] = []
+        failed: list[UUID] = []
+        with self._connection.transaction(), self._connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(
+                """
+                SELECT organization_id, provider, key_id, access_token, refresh_token FROM tokens
+                WHERE key_id <> %s AND organization_id <> ALL(%s)
+                ORDER BY organization_id LIMIT %s FOR UPDATE SKIP LOCKED
+                """,
+                [self._keyring.encrypting_id, list(unreadable), size],
+            ).fetchall()
+            for row in rows:
+                try:
+                    rotated.append(self._under_first_key(row))
+                except TokenUnreadable:
+                    failed.append(row["organization_id"])
+            cursor.executemany(
+                """
+                UPDATE tokens SET key_id = %(key_id)s, access_token = %(access)s, refresh_token = %(refresh)s
+                WHERE organization_id = %(organization_id)s
+                """,
+                rotated,
+            )
+        return len(rotated), failed
+
+    def _under_first_key(self, row: dict[str, Any]) -> dict[str, Any]:
+        organization_id, provider = row["organization_id"], row["provider"]
+
+        def sealed_anew(kind: str) -> bytes:
+            secret = self._open(organization_id, row, kind)
+            return self._keyring.encrypt(secret, _associated(organization_id, provider, kind))
+
+        return {
+            "organization_id": organization_id,
+            "key_id": self._keyring.encrypting_id,
+            "access": sealed_anew("access"),
+            "refresh": sealed_anew("refresh"),
+        }
 
     def _sealed(self, organization_id: UUID, token: Token) -> dict[str, Any]:
         def seal(secret: str, kind: str) -> bytes:

@@ -1,1 +1,1 @@
-"""Where users come from: Sym's database, the query that reads it, the contract of what comes out."""
+"""Where users come from: Sym's database, the queries that read it, the contract of what comes out."""

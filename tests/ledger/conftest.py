@@ -3,15 +3,16 @@
 import base64
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from symvanta_pipeline.ledger import database
+from symvanta_pipeline.ledger import database, web_sessions
 from symvanta_pipeline.ledger.connections import Connection, connect_customer
 from symvanta_pipeline.ledger.vault import KeyRing, Token
+from symvanta_pipeline.ledger.web_sessions import WebSession
 
 PATIENCE = 20.0
 
@@ -47,6 +48,12 @@ def connected(ledger: psycopg.Connection, keyring: KeyRing, token: Callable[[str
         return connect_customer(ledger, keyring, organization_id or uuid4(), slug, token(slug))
 
     return make
+
+
+@pytest.fixture
+def session(ledger: psycopg.Connection, keyring: KeyRing) -> WebSession:
+    """A signed-in browser."""
+    return web_sessions.begin(ledger, keyring, "auth0|1", lifetime=timedelta(hours=1))
 
 
 @pytest.fixture

@@ -6,7 +6,13 @@ import psycopg
 import pytest
 
 from symvanta_pipeline.ledger import connections, database
-from symvanta_pipeline.ledger.connections import Connection, UnusablePartitionKey, connect_customer, park
+from symvanta_pipeline.ledger.connections import (
+    Connection,
+    UnusablePartitionKey,
+    connect_customer,
+    mark_disconnected,
+    park,
+)
 from symvanta_pipeline.ledger.vault import KeyRing, Token, Vault
 
 MakeToken = Callable[[str], Token]
@@ -155,6 +161,83 @@ def test_parking_loses_against_a_reconnect_that_is_being_made(
     found = connections.find(ledger, FIRST)
     assert found is not None
     assert (found.state, found.generation) == ("connected", 2)
+
+
+def test_disconnecting_keeps_the_partition_key_and_tells_since_when(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    before, bystander = connected("acme", FIRST), connected("globex", SECOND)
+    ended = mark_disconnected(ledger, FIRST)
+    assert ended is not None
+    assert ended == connections.find(ledger, FIRST)
+    assert (ended.state, ended.customer, ended.generation) == ("disconnected", "acme", before.generation)
+    assert ended.disconnected_at is not None
+    assert ended.disconnected_at > before.connected_at
+    assert mark_disconnected(ledger, FIRST) == ended
+    assert connections.find(ledger, SECOND) == bystander
+
+
+def test_what_was_never_connected_cannot_be_disconnected(ledger: psycopg.Connection) -> None:
+    assert mark_disconnected(ledger, FIRST) is None
+    assert connections.all_connections(ledger) == []
+
+
+def test_a_parked_connection_can_be_disconnected(ledger: psycopg.Connection, connected: Connect) -> None:
+    connected("acme", FIRST)
+    assert park(ledger, FIRST, "the grant was refused", token_generation=1)
+    ended = mark_disconnected(ledger, FIRST)
+    assert ended is not None
+    assert (ended.state, ended.parked_at, ended.parked_reason) == ("disconnected", None, None)
+
+
+def test_a_late_run_does_not_park_a_disconnected_connection(ledger: psycopg.Connection, connected: Connect) -> None:
+    connected("acme", FIRST)
+    ended = mark_disconnected(ledger, FIRST)
+    assert not park(ledger, FIRST, "late", token_generation=1)
+    assert connections.find(ledger, FIRST) == ended
+
+
+def test_parking_loses_against_a_disconnect_that_is_being_made(
+    symvanta_url: str, ledger: psycopg.Connection, connected: Connect, until_blocked: Callable[[int], None]
+) -> None:
+    connected("acme", FIRST)
+
+    def late() -> bool:
+        with database.connect(symvanta_url) as connection:
+            return park(connection, FIRST, "late", token_generation=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.transaction():
+            mark_disconnected(ledger, FIRST)
+            parking = pool.submit(late)
+            until_blocked(1)
+        assert not parking.result(timeout=30)
+    found = connections.find(ledger, FIRST)
+    assert found is not None
+    assert found.state == "disconnected"
+
+
+@pytest.mark.parametrize("state", ["connected", "parked", "disconnected", "parked and disconnected", "erased"])
+def test_a_reconnect_is_possible_from_every_state_and_starts_afresh(
+    ledger: psycopg.Connection, keyring: KeyRing, connected: Connect, state: str
+) -> None:
+    connected("acme", FIRST)
+    if "parked" in state:
+        assert park(ledger, FIRST, "the grant was refused", token_generation=1)
+    if "disconnected" in state or state == "erased":
+        assert mark_disconnected(ledger, FIRST)
+    if state == "erased":
+        assert Vault(ledger, keyring).erase(FIRST)
+    again = connected("renamed", FIRST)
+    assert (again.customer, again.generation, again.state) == ("acme", 2, "connected")
+    assert (again.parked_at, again.parked_reason, again.disconnected_at) == (None, None, None)
+    held = Vault(ledger, keyring).load(FIRST)
+    assert held is not None
+    assert held.access_token == "vat_renamed"
+    once_more = mark_disconnected(ledger, FIRST)
+    assert once_more is not None
+    assert once_more.disconnected_at is not None
+    assert once_more.disconnected_at > again.connected_at
 
 
 @pytest.mark.parametrize(("second", "customer", "generation"), [(SECOND, "acme-bbbbbbbb", 1), (FIRST, "acme", 2)])

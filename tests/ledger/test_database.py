@@ -2,16 +2,21 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from alembic import command
 
-from symvanta_pipeline.ledger import database
+from symvanta_pipeline.ledger import audit, connections, consent_requests, database, snapshots, web_sessions
 from symvanta_pipeline.ledger.database import LedgerOutdated, LedgerUnavailable, connect, migrate, require_current
+from symvanta_pipeline.ledger.vault import KeyRing, Token
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 
-TABLES = {"connections", "tokens", "accepted_snapshots", "intents", "outcomes", "rate_budgets"}
+FIRST_TABLES = {"connections", "tokens", "accepted_snapshots", "intents", "outcomes", "rate_budgets"}
+TABLES = FIRST_TABLES | {"web_sessions", "consent_requests", "audit_events"}
+REVISIONS = ["0001", "0002"]
 PASSWORD = "canary-password"
 MIGRATE = """
 import sys
@@ -35,10 +40,55 @@ def tables(url: str) -> set[str]:
 
 
 def test_migrates_an_empty_database_once(empty_url: str) -> None:
-    assert migrate(empty_url) == ["0001"]
+    assert migrate(empty_url) == REVISIONS
     assert tables(empty_url) == TABLES | {database.VERSION_TABLE}
     assert migrate(empty_url) == []
     require_current(empty_url)
+
+
+def migrate_to(url: str, revision: str) -> None:
+    """Bring an empty database as far as an older version of this program did."""
+    config = database._alembic_config()
+    with database._sqlalchemy_connection(url) as connection:
+        config.attributes.update(
+            connection=connection, version_table=database.VERSION_TABLE, on_version_apply=lambda **_: None
+        )
+        command.upgrade(config, revision)
+
+
+def contents(url: str) -> dict[str, str]:
+    """Return what the first tables hold, as text."""
+    with connect(url) as connection:
+        return {
+            table: str(connection.execute(f"SELECT * FROM {table}".encode()).fetchall())
+            for table in sorted(FIRST_TABLES)
+        }
+
+
+def test_what_an_older_version_kept_is_still_there_and_usable(
+    empty_url: str, keyring: KeyRing, token: Callable[[str], Token]
+) -> None:
+    organization, moment = uuid.uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
+    migrate_to(empty_url, "0001")
+    assert tables(empty_url) == FIRST_TABLES | {database.VERSION_TABLE}
+    with pytest.raises(LedgerOutdated, match="not up to date; run: symvanta migrate"):
+        require_current(empty_url)
+    with connect(empty_url) as connection:
+        connections.connect_customer(connection, keyring, organization, "acme", token("a"))
+        snapshot = snapshots.Snapshot(organization, "run", moment, "0" * 64, 3, 2, 1)
+        snapshots.record_accepted(connection, snapshots.record_intent(connection, snapshot), token_generation=1)
+        snapshots.record_outcome(connection, organization, "accepted", run_id="run")
+        connection.execute("INSERT INTO rate_budgets (name) VALUES ('token')")
+    before = contents(empty_url)
+    assert "[]" not in before.values()
+    assert migrate(empty_url) == ["0002"]
+    require_current(empty_url)
+    assert contents(empty_url) == before
+    with connect(empty_url) as connection:
+        assert connections.connect_customer(connection, keyring, organization, "acme", token("b")).generation == 2
+        session = web_sessions.begin(connection, keyring, "auth0|1", lifetime=timedelta(hours=1))
+        consent_requests.remember(connection, session, "state", organization, lifetime=timedelta(minutes=1))
+        audit.record(connection, "connected", organization_id=organization)
 
 
 def test_every_table_says_what_it_is(symvanta_url: str) -> None:
@@ -76,14 +126,14 @@ def test_two_processes_that_migrate_at_once_apply_it_once(empty_url: str) -> Non
         assert waiting == 2  # both are past the point where they could still miss each other
     outputs = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert outputs == ["", "0001"]
+    assert outputs == ["", ",".join(REVISIONS)]
 
 
 def test_leaves_a_foreign_version_table_alone(empty_url: str) -> None:
     with connect(empty_url) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
         connection.execute("INSERT INTO alembic_version VALUES ('of somebody else')")
-    assert migrate(empty_url) == ["0001"]
+    assert migrate(empty_url) == REVISIONS
     require_current(empty_url)
     with connect(empty_url) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("of somebody else",)]

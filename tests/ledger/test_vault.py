@@ -1,4 +1,5 @@
 import base64
+import hmac
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,24 @@ def test_a_ring_shows_ids_only() -> None:
 def test_every_encryption_has_its_own_nonce() -> None:
     ring = KeyRing(f"k:{key(1)}")
     assert len({ring.encrypt("secret", b"place")[:12] for _ in range(100)}) == 100
+
+
+@given(st.binary(min_size=32, max_size=32), st.text(max_size=40))
+def test_a_derived_key_is_hkdf_sha256_of_a_ring_key(material: bytes, purpose: str) -> None:
+    """RFC 5869, written out: no salt, one block."""
+    pseudorandom = hmac.digest(bytes(32), material, "sha256")
+    expected = hmac.digest(pseudorandom, purpose.encode() + b"\x01", "sha256")
+    ring = KeyRing(f"k:{base64.urlsafe_b64encode(material).decode()}")
+    assert ring.derive(purpose) == (expected,)
+
+
+def test_derived_keys_keep_the_order_and_differ_by_purpose_and_key() -> None:
+    both, new = KeyRing(f"new:{key(2)},old:{key(1)}"), KeyRing(f"any:{key(2)}")
+    cookies, forms = both.derive("cookies"), both.derive("forms")
+    assert len({*cookies, *forms, bytes([1] * 32), bytes([2] * 32)}) == 6
+    assert {len(derived) for derived in cookies + forms} == {32}
+    assert new.derive("cookies") == cookies[:1]
+    assert both.derive("cookies") == cookies
 
 
 @given(st.text(), st.binary(), st.data())
@@ -198,6 +217,76 @@ def test_an_erased_token_stays_erased_and_its_generation_goes_on(
             vault.replace(organization, token("late"), expected_generation=generation)
     vault.erase(organization)
     assert vault.put_consented(organization, token("again")) == 3
+
+
+def test_erasing_tells_whether_it_did(
+    ledger: psycopg.Connection, keyring: KeyRing, token: MakeToken, connected: Connect
+) -> None:
+    vault, organization = Vault(ledger, keyring), connected().organization_id
+    bystander = connected("globex").organization_id
+    assert not vault.erase(uuid4())
+    assert vault.erase(organization)
+    assert not vault.erase(organization)
+    vault.put_consented(organization, token("again"))
+    assert vault.erase(organization)
+    assert vault.load(bystander)
+
+
+def test_a_token_of_another_generation_is_not_erased(
+    ledger: psycopg.Connection, keyring: KeyRing, token: MakeToken, connected: Connect
+) -> None:
+    vault, organization = Vault(ledger, keyring), connected().organization_id
+    assert vault.replace(organization, token("refreshed"), expected_generation=1) == 2
+    for generation in (0, 1, 3):
+        assert not vault.erase(organization, expected_generation=generation)
+    held = vault.load(organization)
+    assert held is not None
+    assert (held.generation, held.access_token) == (2, "vat_refreshed")
+    assert vault.erase(organization, expected_generation=2)
+    assert not vault.erase(organization, expected_generation=3)
+    assert vault.load(organization) is None
+    assert ledger.execute("SELECT generation FROM tokens").fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize("first", ["refresh", "erase"])
+def test_of_a_refresh_and_an_erasure_at_once_exactly_one_wins(
+    *,
+    symvanta_url: str,
+    ledger: psycopg.Connection,
+    keyring: KeyRing,
+    token: MakeToken,
+    connected: Connect,
+    until_blocked: Callable[[int], None],
+    first: str,
+) -> None:
+    organization = connected().organization_id
+
+    def refresh() -> bool:
+        with database.connect(symvanta_url) as connection:
+            try:
+                Vault(connection, keyring).replace(organization, token("late"), expected_generation=1)
+            except StaleGeneration:
+                return False
+            return True
+
+    def erase() -> bool:
+        with database.connect(symvanta_url) as connection:
+            return Vault(connection, keyring).erase(organization, expected_generation=1)
+
+    actions = {"refresh": refresh, "erase": erase}
+    second = ({*actions} - {first}).pop()
+    with ThreadPoolExecutor(2) as pool:
+        with ledger.transaction():
+            ledger.execute("SELECT FROM tokens FOR UPDATE")
+            winner = pool.submit(actions[first])
+            until_blocked(1)
+            loser = pool.submit(actions[second])
+            until_blocked(2)
+        actions_won = {first: winner.result(timeout=30), second: loser.result(timeout=30)}
+    assert sorted(actions_won.values()) == [False, True]
+    assert ledger.execute("SELECT generation FROM tokens").fetchall() == [(2,)]
+    held = Vault(ledger, keyring).load(organization)
+    assert (held is None) == actions_won["erase"]
 
 
 def test_the_database_itself_refuses_to_go_back(

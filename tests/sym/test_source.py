@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from symvanta_pipeline.sandbox import demo_customers
-from symvanta_pipeline.sym import source
+from symvanta_pipeline.sym import database, source
 from symvanta_pipeline.sym.contract import DTYPES, violations
 from symvanta_pipeline.sym.source import (
     Organization,
@@ -28,6 +28,7 @@ from symvanta_pipeline.sym.source import (
     SourceUnavailable,
     UsersSnapshot,
     find_organization,
+    organization_of,
     organizations,
     read_users,
 )
@@ -312,7 +313,7 @@ def test_whoever_comes_between_its_statements_is_not_seen(
 ) -> None:
     organization = fill(sym)
     began: list[str] = []
-    begin = source._begin
+    begin = database.begin
 
     def interrupted(connection: Any) -> datetime:
         read_at = begin(connection)
@@ -321,7 +322,7 @@ def test_whoever_comes_between_its_statements_is_not_seen(
         return read_at
 
     with monkeypatch.context() as patch:
-        patch.setattr(source, "_begin", interrupted)
+        patch.setattr(source, "begin", interrupted)
         assert read_users(sym_url, organization).users == 5
     assert began
     assert read_users(sym_url, organization).users == 7
@@ -385,7 +386,7 @@ def test_a_statement_that_takes_too_long_is_no_empty_read(
 ) -> None:
     organization = fill(sym)
     in_sql("u.name::text", "concat(u.name, pg_sleep(60))")
-    monkeypatch.setattr(source, "STATEMENT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_SECONDS", 0.2)
     assert refused(sym_url, organization, SourceUnavailable) == (
         "the read of Sym's database broke off (QueryCanceled 57014)"
     )
@@ -515,7 +516,7 @@ def test_a_database_that_does_not_let_in_is_unavailable(sym_url: str, sym: SymRo
 
 
 def test_a_database_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "CONNECT_TIMEOUT_SECONDS", 2)  # libpq's least
+    monkeypatch.setattr(database, "CONNECT_TIMEOUT_SECONDS", 2)  # libpq's least
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://user:canary-password@127.0.0.1:{silent.getsockname()[1]}/sym"
         assert "ConnectionTimeout" in refused(url, str(uuid.uuid4()), SourceUnavailable)
@@ -549,7 +550,45 @@ def test_an_organization_is_found_by_its_slug(sym_url: str, sym: SymRows) -> Non
     assert [find_organization(sym_url, slug) for slug in ("gone", "ACME", "", "' OR true --")] == [None] * 4
 
 
+def test_an_organization_is_found_by_its_id_under_todays_slug(sym_url: str, sym: SymRows) -> None:
+    gone = sym.organization("gone", deleted_at=datetime(2026, 1, 1, tzinfo=UTC))
+    first = sym.organization("acme")
+    sym.execute("UPDATE organizations SET slug = 'acme-old', name = 'Old Acme' WHERE id = %s", first)
+    second = sym.organization("acme")
+    assert organization_of(sym_url, first) == Organization(str(first), "acme-old", "Old Acme")
+    assert organization_of(sym_url, str(second)) == Organization(str(second), "acme", "Acme")
+    assert [organization_of(sym_url, missing) for missing in (gone, uuid.uuid4())] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "slug", ["a\0b", "\0", "\ud800", "x" * 5_000_000], ids=["nul", "only nul", "surrogate", "long"]
+)
+def test_a_slug_that_no_database_could_hold_is_nobodys(sym_url: str, sym: SymRows, slug: str) -> None:
+    sym.organization("acme")
+    assert find_organization(sym_url, slug) is None
+
+
 def test_organizations_of_a_changed_database_are_not_none(sym_url: str, sym: SymRows) -> None:
-    sym.execute("ALTER TABLE organizations RENAME COLUMN slug TO handle")
-    with pytest.raises(SourceChanged, match=r"o\.slug"):
+    acme = sym.organization("acme")
+    for change, named in (
+        ("ALTER COLUMN name TYPE varchar(10)", None),
+        ("RENAME COLUMN slug TO handle", r"o\.slug"),
+    ):
+        sym.execute(f"ALTER TABLE organizations {change}")
+        for read in (
+            lambda: find_organization(sym_url, "acme"),
+            lambda: organizations(sym_url),
+            lambda: organization_of(sym_url, acme),
+        ):
+            if named is None:
+                assert read()
+            else:
+                with pytest.raises(SourceChanged, match=rf"{named}.*organizations\.sql"):
+                    read()
+
+
+def test_an_organization_without_a_name_is_told(sym_url: str, sym: SymRows) -> None:
+    sym.execute("ALTER TABLE organizations ALTER COLUMN name DROP NOT NULL")
+    sym.organization("acme", name=None)
+    with pytest.raises(SourceChanged, match=r"organizations\.sql returns rows without name: adapt"):
         find_organization(sym_url, "acme")
