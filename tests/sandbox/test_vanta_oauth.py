@@ -121,12 +121,31 @@ def test_a_superseded_refresh_token_dies_after_the_grace_window_from_its_first_r
     _refresh(server, first.refresh_token)
     clock.at += 5000
     _refresh(server, first.refresh_token)
-    clock.at += 100
+    clock.at += 99
     latest = _refresh(server, first.refresh_token)
     clock.at += 1
     with pytest.raises(OAuthError, match="superseded too long ago"):
         _refresh(server, first.refresh_token)
     assert _refresh(server, latest.refresh_token)
+
+
+def test_without_a_grace_window_no_refresh_token_works_twice() -> None:
+    server = Authorizations(CONFIG.model_copy(update={"refresh_grace_seconds": 0.0}))
+    first = _exchange(server, _code(server))
+    latest = _refresh(server, first.refresh_token)
+    with pytest.raises(OAuthError, match="superseded too long ago"):
+        _refresh(server, first.refresh_token)
+    assert _refresh(server, latest.refresh_token)
+
+
+def test_every_secret_carries_the_marker() -> None:
+    server = Authorizations(CONFIG.model_copy(update={"secret_marker": "Marked7"}))
+    code = _code(server)
+    first = _exchange(server, code)
+    second = _refresh(server, first.refresh_token)
+    issued = [code, first.access_token, first.refresh_token, second.access_token, second.refresh_token]
+    assert all("Marked7" in secret for secret in issued)
+    assert len(set(issued)) == 5
 
 
 def test_a_reply_that_was_lost_costs_nothing_within_the_window(server: Authorizations) -> None:

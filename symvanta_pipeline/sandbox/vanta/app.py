@@ -21,7 +21,7 @@ from symvanta_pipeline.sandbox.server import Dropped, loopback_only
 from symvanta_pipeline.sandbox.vanta import api, pages
 from symvanta_pipeline.sandbox.vanta.api import Call, Reply, State
 from symvanta_pipeline.sandbox.vanta.budget import SlidingWindow
-from symvanta_pipeline.sandbox.vanta.config import VantaConfig
+from symvanta_pipeline.sandbox.vanta.config import InstallationUrl, VantaConfig
 from symvanta_pipeline.sandbox.vanta.faults import ArmedFault, Fault
 from symvanta_pipeline.sandbox.vanta.journal import Entry
 from symvanta_pipeline.sandbox.vanta.openapi import document
@@ -36,7 +36,12 @@ class _Label(TypedDict):
     name: str
 
 
+class _Installation(TypedDict):
+    url: InstallationUrl
+
+
 _LABEL = TypeAdapter(_Label)
+_INSTALLATION = TypeAdapter(_Installation)
 
 
 class Endpoint:
@@ -87,6 +92,25 @@ class Endpoint:
         if isinstance(reply, Reply):
             reply = replace(reply, content=armed.fault.rewrite(reply.content, count=entry.count or 0))
         return await _spoil(_response(reply), armed.fault)
+
+
+class Marketplace:
+    """The page on which a customer finds the application, and where its Connect leads to."""
+
+    def __init__(self, config: VantaConfig) -> None:
+        self._application = config.application_name
+        self._installation_url = config.installation_url
+
+    async def view(self, request: Request) -> Response:
+        """Show the page."""
+        return pages.page(
+            request, "marketplace", application=self._application, installation_url=self._installation_url
+        )
+
+    async def move(self, request: Request) -> Response:
+        """Let Connect lead somewhere else from now on."""
+        self._installation_url = _INSTALLATION.validate_json(await request.body())["url"]
+        return Response(status_code=204)
 
 
 async def _spoil(response: Response, fault: Fault) -> Response:
@@ -146,8 +170,15 @@ def _with_query(uri: str, added: dict[str, str]) -> str:
 def build_app(config: VantaConfig) -> Starlette:
     """Build a stand-in with nothing in it yet."""
     state = State(config)
+    marketplace = Marketplace(config)
     return Starlette(
-        routes=[*_vanta_routes(state), *_page_routes(state), *_sandbox_routes(state)],
+        routes=[
+            *_vanta_routes(state),
+            *_page_routes(state),
+            *_sandbox_routes(state),
+            _route("/marketplace", marketplace.view, "GET"),
+            _route("/_sandbox/installation", _explained(marketplace.move), "PUT"),
+        ],
         middleware=[loopback_only()],
     )
 

@@ -112,6 +112,10 @@ class VantaServer:
         """Give a tenant a display name."""
         self._sandbox("PUT", f"tenants/{quote(tenant, safe='')}", {"name": name})
 
+    def set_installation_url(self, url: str) -> None:
+        """Let Connect on the marketplace page lead there."""
+        self._sandbox("PUT", "installation", {"url": url})
+
     def __enter__(self) -> Self:
         return self
 

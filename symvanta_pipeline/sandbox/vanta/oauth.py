@@ -117,7 +117,7 @@ class Authorizations:
 
     def consent(self, *, source_id: str, redirect_uri: str, scopes: tuple[str, ...]) -> str:
         """Give consent and return the authorization code."""
-        code = secrets.token_urlsafe(24)
+        code = self._config.secret_marker + secrets.token_urlsafe(24)
         self._codes[code] = _Code(source_id, redirect_uri, scopes, self._now() + CODE_SECONDS)
         return code
 
@@ -190,7 +190,7 @@ class Authorizations:
             raise OAuthError(400, "invalid_grant", "the refresh token is unknown or revoked")
         if token.superseded:
             token.first_reuse_at = token.first_reuse_at or self._now()
-            if self._now() - token.first_reuse_at > self._config.refresh_grace_seconds:
+            if self._now() - token.first_reuse_at >= self._config.refresh_grace_seconds:
                 raise OAuthError(400, "invalid_grant", "the refresh token was superseded too long ago")
         return grant
 
@@ -215,7 +215,7 @@ class Authorizations:
         return Issued(grant.access_token, refresh_token, self._config.expires_in, scopes)
 
     def _new_token(self, prefix: str, grant: _Grant) -> str:
-        token = prefix + secrets.token_urlsafe(32)
+        token = prefix + self._config.secret_marker + secrets.token_urlsafe(32)
         self._tenant_by_token[token] = grant.source_id
         return token
 

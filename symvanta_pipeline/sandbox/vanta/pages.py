@@ -1,4 +1,4 @@
-"""The pages for people: consent, the list of tenants, a tenant's Access page.
+"""The pages for people: marketplace, consent, the list of tenants, a tenant's Access page.
 
 Belongs here: what a page shows. Does not belong here: state, or any decision about it.
 """
