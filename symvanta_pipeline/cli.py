@@ -4,6 +4,7 @@ Belongs here: what a command is called and how it speaks. Does not belong here: 
 want to do too.
 """
 
+import getpass
 import json
 import re
 import sys
@@ -14,27 +15,32 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import click
 from dotenv import load_dotenv
 
 from symvanta_pipeline.settings import (
+    ConnectSettings,
     DagsterSettings,
     KeySettings,
     LedgerSettings,
+    LoginSettings,
     SourceSettings,
     VantaSettings,
+    is_loopback,
     load,
 )
 
 if TYPE_CHECKING:
-    from symvanta_pipeline.connect.consent import Candidate, Desk
+    from symvanta_pipeline.connect.consent import Candidate
     from symvanta_pipeline.ledger.live_connection import LiveConnection
 
 # The heavy parts are imported by the commands that need them: `symvanta --help` should not wait for Dagster.
 
 PIPE_WIDTH = 240
+DEFAULT_PORT = 3080
 # A name, told apart from its namesakes by the first characters of an organization's id.
 _PINNED = re.compile(r"(.+)-([0-9a-f]{8})")
 
@@ -95,16 +101,100 @@ def connect(slug: str, *, no_browser: bool, port: int, timeout: int) -> None:
     # Every setting is checked before anything is imported for it, and before anybody is asked.
     for group in (SourceSettings, LedgerSettings, DagsterSettings, VantaSettings, KeySettings):
         load(group)
+    from symvanta_pipeline.connect.office import open_office
     from symvanta_pipeline.connect.terminal import callback_server
+    from symvanta_pipeline.ledger import audit
 
-    with _desk() as desk, callback_server(port) as server:
-        request = desk.ask(_candidate(desk.ledger, slug), server.redirect_uri)
+    with open_office() as office, office.desk() as desk, callback_server(port) as server:
+        candidate = _candidate(desk.ledger, slug)
+        request = desk.ask(candidate, server.redirect_uri)
         click.echo(request.url)
         sys.stdout.flush()
         if not no_browser:
             webbrowser.open(request.url)
         connection = desk.take(request, server.wait(timeout))
+        audit.record(desk.ledger.get(), "connected", organization_id=candidate.organization_id, actor=_operator())
     click.echo(f"{connection.customer} is connected; its first sync follows by itself within seconds.", err=True)
+
+
+@main.command()
+@click.argument("slug")
+def disconnect(slug: str) -> None:
+    """End a customer's connection: revoke it at Vanta, erase the token, stop scheduling; history stays."""
+    for group in (SourceSettings, LedgerSettings, DagsterSettings, VantaSettings, KeySettings):
+        load(group)
+    from symvanta_pipeline.connect.consent import ConsentError
+    from symvanta_pipeline.connect.office import open_office
+    from symvanta_pipeline.ledger import audit
+
+    with open_office() as office, office.desk() as desk:
+        candidate = _candidate(desk.ledger, slug)
+        departure = desk.leave(candidate.organization_id)
+        audit.record(
+            desk.ledger.get(),
+            "disconnected",
+            organization_id=candidate.organization_id,
+            actor=_operator(),
+            detail=departure.trouble,
+        )
+    customer = departure.connection.customer
+    if departure.trouble:
+        raise ConsentError(
+            f"{customer} is disconnected and its token erased, but Vanta did not confirm ({departure.trouble}): "
+            "have somebody remove Sym among the integrations in Vanta, too"
+        )
+    click.echo(f"{customer} is disconnected: nothing is sent any more, its history stays.")
+
+
+@main.command("connect-app")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes any free one. The port of SYMVANTA_PUBLIC_URL, or 3080, where not given.",
+)
+def connect_app(*, host: str, port: int | None) -> None:
+    """Serve the web app in which a customer's admin connects Vanta."""
+    for group in (ConnectSettings, LoginSettings, SourceSettings, LedgerSettings, DagsterSettings, VantaSettings):
+        load(group)
+    load(KeySettings)
+    from symvanta_pipeline.connect import server
+
+    public_url = load(ConnectSettings).symvanta_public_url
+    with (
+        server.listen(host, _port_of(public_url) if port is None else port) as listener,
+        server.connect_app() as app,
+    ):
+        address, bound, *_ = listener.getsockname()
+        click.echo(f"listening on {address} port {bound}; browsers reach it at {public_url}", err=True)
+        server.serve(app, listener)
+
+
+@main.group()
+def keys() -> None:
+    """The key ring of the token vault."""
+
+
+@keys.command()
+def rotate() -> None:
+    """Re-encrypt every stored token with the first key of SYMVANTA_TOKEN_KEYS. Safe to repeat."""
+    url, text = _ledger_url(), load(KeySettings).symvanta_token_keys.get_secret_value()
+    from symvanta_pipeline.ledger import audit
+    from symvanta_pipeline.ledger.vault import KeyRing, TokenUnreadable, Vault
+
+    keyring = KeyRing(text)
+    with _ledger(url) as ledger:
+        vault = Vault(ledger.get(), keyring)
+        vault.check_keys()
+        done = vault.rotate()
+        counts = f"{done.rotated} re-encrypted with key {keyring.encrypting_id}, {done.already} were already"
+        audit.record(ledger.get(), "keys_rotated", actor=_operator(), detail=counts)
+    click.echo(counts)
+    if done.unreadable:
+        ids = ", ".join(map(str, done.unreadable))
+        raise TokenUnreadable(
+            f"{len(done.unreadable)} cannot be decrypted and stayed as they were: reconnect the organizations {ids}"
+        )
 
 
 @main.command()
@@ -154,27 +244,6 @@ def _ledger(url: str) -> Iterator["LiveConnection"]:
         yield ledger
 
 
-@contextmanager
-def _desk() -> Iterator["Desk"]:
-    """Put together what taking a consent needs."""
-    from symvanta_pipeline.connect.consent import Desk
-    from symvanta_pipeline.dagster_instance import dagster_instance
-    from symvanta_pipeline.defs.partitions import CUSTOMERS
-    from symvanta_pipeline.ledger.vault import KeyRing
-    from symvanta_pipeline.vanta.budget import RateBudgets
-    from symvanta_pipeline.vanta.oauth import Application
-
-    vanta, keys = load(VantaSettings), load(KeySettings)
-    with _ledger(_ledger_url()) as ledger, dagster_instance() as instance:
-        yield Desk(
-            application=Application.from_settings(vanta),
-            budgets=RateBudgets.from_settings(ledger.get, vanta),
-            ledger=ledger,
-            keyring=KeyRing(keys.symvanta_token_keys.get_secret_value()),
-            register=lambda customer: instance.add_dynamic_partitions(CUSTOMERS, [customer]),
-        )
-
-
 def _candidate(ledger: "LiveConnection", name: str) -> "Candidate":
     """Find an organization by partition key or today's slug, either of them also with ``-`` and 8 characters of the id.
 
@@ -209,6 +278,16 @@ def _named(ledger: "LiveConnection", name: str) -> "list[Candidate]":
     if organization and not (known and known.organization_id == UUID(organization.id)):
         found.append(Candidate(UUID(organization.id), organization.slug))
     return found
+
+
+def _operator() -> str:
+    """Name whoever runs the command, for the audit log."""
+    return f"terminal:{getpass.getuser()}"
+
+
+def _port_of(url: str) -> int:
+    """Return the port that browsers use where that is this machine; a proxy's own says nothing about ours."""
+    return (urlsplit(url).port if is_loopback(url) else None) or DEFAULT_PORT
 
 
 def _ledger_url() -> str:

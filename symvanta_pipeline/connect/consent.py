@@ -1,25 +1,33 @@
-"""A customer's consent, from asking for it to a stored token and a registered partition.
+"""A customer's consent, from asking for it to a stored token and a registered partition; and taking it back.
 
-Belongs here: what every way of connecting shares. Does not belong here: how a person is led through it
-(``terminal``).
+Belongs here: what every way of connecting and disconnecting shares. Does not belong here: how a person is led through
+it (``terminal`` and ``app``), who may do it (``office``).
 """
 
 import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 from uuid import UUID
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from symvanta_pipeline.ledger import connections
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.live_connection import LiveConnection
-from symvanta_pipeline.ledger.vault import KeyRing
+from symvanta_pipeline.ledger.locks import consent_lock
+from symvanta_pipeline.ledger.vault import KeyRing, TokenUnreadable, Vault
 from symvanta_pipeline.token_store import token_of
 from symvanta_pipeline.vanta.budget import RateBudgets, WouldWait
-from symvanta_pipeline.vanta.errors import RateLimited
+from symvanta_pipeline.vanta.errors import RateLimited, Unavailable, VantaError
 from symvanta_pipeline.vanta.oauth import Application, TokenReply
 
 LONGEST_WAIT = 90.0  # seconds that a person is kept waiting for a rate slot; Vanta's window is a minute
+EXCHANGE_ATTEMPTS = 2  # a code works once, so trying again helps only where Vanta never got to it
+SUSPEND_ROUNDS = 3  # tokens that a run under way may save while they are being suspended
+
+_T = TypeVar("_T")
 
 
 class ConsentError(Exception):
@@ -68,8 +76,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Departure:
+    """A customer that was disconnected.
+
+    Attributes:
+        trouble: why Vanta could not be told; None where it confirmed, or where there was nothing to tell.
+    """
+
+    connection: Connection
+    trouble: str | None
+
+
+@dataclass(frozen=True)
 class Desk:
-    """Everything that taking a consent needs.
+    """Everything that taking a consent, and taking it back, needs.
 
     Attributes:
         register: adds a partition; called once the token is stored.
@@ -114,15 +134,17 @@ class Desk:
             raise ConsentError("consent was denied" if denied else "Vanta's consent page reported an error")
         if not answer.code:
             raise ConsentError("Vanta's answer holds no authorization code: start again")
-        token = token_of(self._exchange(request, answer.code))
-        connection = connections.connect_customer(
-            self.ledger.get(),
-            self.keyring,
-            request.candidate.organization_id,
-            request.candidate.slug,
-            token,
-            connected_by=connected_by,
-        )
+        organization_id = request.candidate.organization_id
+        with consent_lock(self.ledger.url, organization_id):
+            token = token_of(self._exchange(request, answer.code))
+            connection = connections.connect_customer(
+                self.ledger.get(),
+                self.keyring,
+                organization_id,
+                request.candidate.slug,
+                token,
+                connected_by=connected_by,
+            )
         try:
             self.register(connection.customer)
         except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises, the token is safe
@@ -132,7 +154,67 @@ class Desk:
             ) from None
         return connection
 
+    def leave(self, organization_id: UUID) -> Departure:
+        """Disconnect an organization: stop scheduling it, ask Vanta to end the grant, erase the token.
+
+        The token is erased whatever Vanta answers; partition and history stay. Safe to repeat, and repeating finishes
+        what a crash left half done.
+
+        Raises:
+            ConsentError: it was never connected. LedgerError: nothing could be stored.
+        """
+        with consent_lock(self.ledger.url, organization_id):
+            # First, so that nothing is sent from here on, whatever becomes of the rest.
+            connection = connections.mark_disconnected(self.ledger.get(), organization_id)
+            if connection is None:
+                raise ConsentError("this organization was never connected to Vanta")
+            return Departure(connection, self._suspend_and_erase(organization_id))
+
+    def _suspend_and_erase(self, organization_id: UUID) -> str | None:
+        """Return why Vanta could not be told, if so."""
+        vault = Vault(self.ledger.get(), self.keyring)
+        trouble = None
+        for _ in range(SUSPEND_ROUNDS):
+            try:
+                token = vault.load(organization_id)
+            except TokenUnreadable:
+                trouble = "its token cannot be read"
+                break
+            if token is None:
+                return trouble
+            trouble = self._suspend(token.refresh_token)
+            # A run under way may have refreshed in between: then that newer token is still to be told of.
+            if vault.erase(organization_id, expected_generation=token.generation):
+                return trouble
+        vault.erase(organization_id)
+        return trouble
+
+    def _suspend(self, token: str) -> str | None:
+        try:
+            self._within_budget(lambda: self.application.suspend(token))
+        except (ConsentError, VantaError) as error:
+            return str(error)
+        return None
+
     def _exchange(self, request: Request, code: str) -> TokenReply:
+        attempts = Retrying(
+            retry=retry_if_exception_type(Unavailable), stop=stop_after_attempt(EXCHANGE_ATTEMPTS), reraise=True
+        )
+        reply: TokenReply = attempts(
+            lambda: self._within_budget(
+                lambda: self.application.exchange(
+                    code=code, redirect_uri=request.redirect_uri, source_id=str(request.candidate.organization_id)
+                )
+            )
+        )
+        if missing := reply.missing_scopes():
+            raise ConsentError(f"Vanta granted less than is needed; missing: {', '.join(missing)}")
+        if not reply.refresh_token:
+            raise ConsentError("Vanta's answer holds no refresh token: start again")
+        return reply
+
+    def _within_budget(self, call: Callable[[], _T]) -> _T:
+        """Make one call of the token endpoint, in a slot that the hourly runs cannot take."""
         budget = self.budgets.token_interactive
         try:
             budget.spend(budget.take(LONGEST_WAIT), LONGEST_WAIT)
@@ -141,14 +223,7 @@ class Desk:
                 f"Vanta's rate limit leaves no room for {busy.seconds:.0f} s: start again after that"
             ) from None
         try:
-            reply = self.application.exchange(
-                code=code, redirect_uri=request.redirect_uri, source_id=str(request.candidate.organization_id)
-            )
+            return call()
         except RateLimited as error:
             budget.pause(error.pause)
             raise
-        if missing := reply.missing_scopes():
-            raise ConsentError(f"Vanta granted less than is needed; missing: {', '.join(missing)}")
-        if not reply.refresh_token:
-            raise ConsentError("Vanta's answer holds no refresh token: start again")
-        return reply

@@ -1,6 +1,6 @@
-"""Real Dagster processes on a leash: code server, webserver, daemon, each ending with whoever started them.
+"""Commands on a leash: Dagster's code server, webserver, daemon, and our own, each ending with whoever started them.
 
-Belongs here: starting one of Dagster's own commands, ending it with all that it started, and asking its webserver
+Belongs here: starting a command, ending it with all that it started, and asking its webserver
 over GraphQL. Does not belong here: what is launched (``demo``).
 
 Run as ``python -m symvanta_pipeline.sandbox.dagster_processes MODULE`` it imports that command, which takes seconds,
@@ -48,7 +48,7 @@ class DagsterError(Exception):
 
 @dataclass
 class DagsterProcess:
-    """One running command of Dagster's with everything that it started.
+    """One running command, Dagster's or our own, with everything that it started.
 
     Attributes:
         log: where its output goes.

@@ -63,7 +63,7 @@ class DagsterStack:
         self._processes: list[DagsterProcess] = []
         self._loaded: dict[str, DagsterProcess] = {}
         self._workspace = home / "workspace.yaml"
-        self._code_port = _free_port()
+        self._code_port = free_port()
         running.callback(self._stop)
 
     @property
@@ -88,8 +88,8 @@ class DagsterStack:
 
     def start_webserver(self, *, preferred_port: int | None = None) -> Webserver:
         """Start the UI, on the preferred port if that is free, else on any."""
-        self.wait_until(lambda: _listens(self._code_port), "its code server answers")
-        port = preferred_port if preferred_port and not _listens(preferred_port) else _free_port()
+        self.wait_until(lambda: listens(self._code_port), "its code server answers")
+        port = preferred_port if preferred_port and not listens(preferred_port) else free_port()
         self._begin("webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(self._workspace))
         return Webserver(f"http://127.0.0.1:{port}")
 
@@ -174,12 +174,14 @@ def have_ended(webserver: Webserver, runs: Sequence[str]) -> bool:
     return len(found) == len(runs) and all(run["status"] in ENDED for run in found)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether somebody answers on a port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

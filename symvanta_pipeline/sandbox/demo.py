@@ -12,7 +12,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,20 +27,21 @@ from rich.table import Table
 
 from symvanta_pipeline.connect.consent import Candidate, Desk
 from symvanta_pipeline.connect.terminal import callback_server
-from symvanta_pipeline.ledger import database
+from symvanta_pipeline.ledger import connections, database
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.snapshots import customer_records
 from symvanta_pipeline.ledger.status import CustomerRecord
-from symvanta_pipeline.ledger.vault import KeyRing
+from symvanta_pipeline.ledger.vault import KeyRing, Vault
 from symvanta_pipeline.sandbox import demo_customers
 from symvanta_pipeline.sandbox.dagster_processes import DagsterError, Webserver
 from symvanta_pipeline.sandbox.dagster_stack import DagsterStack, have_ended, launch_tick
+from symvanta_pipeline.sandbox.demo_connect import start_connect
 from symvanta_pipeline.sandbox.demo_customers import DEMO_CUSTOMERS, DemoCustomer
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgresError
 from symvanta_pipeline.sandbox.postgres_guard import guarded_postgres
 from symvanta_pipeline.sandbox.process import ChildFailedError
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
-from symvanta_pipeline.sandbox.vanta.control import start_vanta
+from symvanta_pipeline.sandbox.vanta.control import VantaServer, start_vanta
 from symvanta_pipeline.settings import (
     KEY_BYTES,
     KeySettings,
@@ -123,7 +124,7 @@ def _run(console: Console, folder: Path, running: ExitStack, *, once: bool) -> b
     with console.status("starting PostgreSQL and a stand-in for Vanta") as status:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         running.enter_context(_alone(folder))
-        _set_environment(folder, running)
+        vanta = _set_environment(folder, running)
         status.update("starting Dagster, and filling Sym's database with twelve made-up organizations")
         dagster = DagsterStack(_dagster_home(folder), running)
         dagster.start_code_server()
@@ -150,20 +151,29 @@ def _run(console: Console, folder: Path, running: ExitStack, *, once: bool) -> b
     verdicts = _verdicts(sym_url, ledger_url)
     console.print(_table(verdicts))
     console.print(f"\nDagster UI     {webserver.url}/assets/vanta/user_account_sync?view=partitions", soft_wrap=True)
-    console.print(f"Vanta stand-in {load(VantaSettings).vanta_app_url}", soft_wrap=True)
+    console.print(f"Vanta stand-in {vanta.url}", soft_wrap=True)
+    if not once:
+        # Only now: who waits for the table should not wait for this, too.
+        connect = start_connect(folder, running, sym_url=sym_url, vanta=vanta)
+        console.print(f"Connect app    {connect.url}/orgs/{_unconnected().slug}/vanta", soft_wrap=True)
     console.print(f"{time.monotonic() - started:.0f} s; data and logs in {folder}", soft_wrap=True)
     if not once:
         console.print("The next cycle runs at the full hour. Ctrl-C stops everything.")
-        _stay(dagster)
+        _stay(dagster.require_running, connect.app.require_running)
         console.print("\nstopping")
     return all(verdict.as_designed for verdict in verdicts)
 
 
-def _stay(dagster: DagsterStack) -> None:
-    """Wait for Ctrl-C."""
+def _unconnected() -> DemoCustomer:
+    return next(customer for customer in DEMO_CUSTOMERS if customer.expectation == "not connected")
+
+
+def _stay(*require_running: Callable[[], None]) -> None:
+    """Wait for Ctrl-C, or for a part that ends by itself."""
     with suppress(KeyboardInterrupt):
         while True:
-            dagster.require_running()
+            for require in require_running:
+                require()
             time.sleep(1)
 
 
@@ -180,8 +190,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _set_environment(folder: Path, running: ExitStack) -> None:
-    """Set every variable to the sandbox's value, for this process and those that it starts."""
+def _set_environment(folder: Path, running: ExitStack) -> VantaServer:
+    """Set every variable to the sandbox's value, for this process and those that it starts; return Vanta's stand-in."""
     _refuse_outside_hosts()
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whatever proxy leads to the outside
     if missing := [name for name in DATABASES if not os.environ.get(name)]:
@@ -205,6 +215,7 @@ def _set_environment(folder: Path, running: ExitStack) -> None:
         }
     )
     os.environ.setdefault("SYMVANTA_TOKEN_KEYS", _token_keys(folder / "token-keys"))
+    return child
 
 
 def _refuse_outside_hosts() -> None:
@@ -264,11 +275,19 @@ def _connect_customers(ledger: LiveConnection) -> list[str]:
             browser.put(
                 f"{vanta.vanta_app_url}/_sandbox/tenants/{customer.id}", json={"name": customer.name}, timeout=10
             )
-            if customer.expectation != "not connected":
+            if customer.expectation == "not connected":
+                _disconnect(ledger, desk.keyring, customer)
+            else:
                 request = desk.ask(Candidate(customer.id, customer.slug), server.redirect_uri)
                 browser.get(f"{request.url}&auto=1", timeout=10).raise_for_status()
                 desk.take(request, server.wait(10), connected_by="demo")
     return partitions
+
+
+def _disconnect(ledger: LiveConnection, keyring: KeyRing, customer: DemoCustomer) -> None:
+    """Undo what a person did in an earlier demo; this one's stand-in knows nothing of it."""
+    connections.mark_disconnected(ledger.get(), customer.id)
+    Vault(ledger.get(), keyring).erase(customer.id)
 
 
 def _watch(console: Console, dagster: DagsterStack, webserver: Webserver, runs: Sequence[str], ledger_url: str) -> None:
@@ -305,13 +324,15 @@ def _verdicts(sym_url: str, ledger_url: str) -> list[Verdict]:
 def _verdict(customer: DemoCustomer, users: Mapping[str, int], record: CustomerRecord | None) -> Verdict:
     """Compare what the ledger and the stand-in say with what the customer is there to show."""
     accounts = requests.get(f"{load(VantaSettings).vanta_app_url}/_sandbox/accounts/{customer.id}", timeout=10).json()
-    outcome = (record.outcome or "no attempt") if record else "not connected"
+    outcome = "not connected"
+    if record and record.connection_state != "disconnected":
+        outcome = record.outcome or "no attempt"
     sent_as_designed = sum(users.values()) if customer.expectation == "accepted" else 0
     return Verdict(
         customer=customer,
         users=users,
         sent=len(accounts),
-        result=f"{outcome}: {record.sentence}" if record and record.sentence else outcome,
+        result=f"{outcome}: {record.sentence}" if record and record.sentence and outcome == record.outcome else outcome,
         as_designed=outcome == customer.expectation and len(accounts) == sent_as_designed,
     )
 

@@ -1,6 +1,7 @@
 """A consent from asking to a stored token, with the real stand-in and a real ledger."""
 
 import base64
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +17,8 @@ from symvanta_pipeline.connect.consent import Answer, Candidate, ConsentError, D
 from symvanta_pipeline.ledger import connections, database
 from symvanta_pipeline.ledger.connections import UnusablePartitionKey
 from symvanta_pipeline.ledger.live_connection import LiveConnection
-from symvanta_pipeline.ledger.vault import KeyRing, Vault
+from symvanta_pipeline.ledger.locks import consent_lock
+from symvanta_pipeline.ledger.vault import KeyRing, Token, Vault
 from symvanta_pipeline.sandbox.vanta.control import REDIRECT_URI, VantaServer
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.errors import ApplicationRefused, GrantRefused, RateLimited, Unavailable
@@ -187,9 +189,9 @@ def test_a_code_of_another_organization_stores_nothing(person: Person) -> None:
     [
         ("scope", {}, ConsentError, "missing: connectors.self:write-resource"),
         ("no_refresh_token", {}, ConsentError, "no refresh token"),
-        ("no_access_token", {}, Unavailable, "without an access token"),
-        ("drop_after", {}, Unavailable, "did not answer"),
-        ("status", {"status": 503}, Unavailable, "503"),
+        # The code is used up by then: asking once more shows that nothing is to be had for it.
+        ("no_access_token", {}, GrantRefused, "invalid_grant"),
+        ("drop_after", {}, GrantRefused, "invalid_grant"),
     ],
 )
 def test_an_exchange_that_fails_stores_nothing(
@@ -200,6 +202,22 @@ def test_an_exchange_that_fails_stores_nothing(
     with pytest.raises(error, match=says):
         person.desk.take(request, allow(request))
     assert person.fired() == [1]
+    assert (person.rows(), person.registered) == ((0, 0), [])
+
+
+def test_a_short_outage_is_not_the_persons_trouble(person: Person) -> None:
+    request = person.ask()
+    person.fault("status", status=503)
+    assert person.desk.take(request, allow(request)).state == "connected"
+    assert person.fired() == [1]
+
+
+def test_an_outage_is_told_after_two_attempts(person: Person) -> None:
+    request = person.ask()
+    person.fault("status", status=503, times=9)
+    with pytest.raises(Unavailable, match="503"):
+        person.desk.take(request, allow(request))
+    assert person.fired() == [2]
     assert (person.rows(), person.registered) == ((0, 0), [])
 
 
@@ -247,3 +265,84 @@ def test_a_ledger_that_broke_while_somebody_decided_is_opened_again(person: Pers
     pid = person.live.get().info.backend_pid
     assert person.ledger.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchall() == [(True,)]
     assert person.desk.take(request, answer).state == "connected"
+
+
+class TestLeaving:
+    def connected(self, person: Person) -> UUID:
+        request = person.ask()
+        return person.desk.take(request, allow(request)).organization_id
+
+    def suspended(self, person: Person) -> int:
+        own = str(person.candidate.organization_id)
+        return sum(entry["tenant"] == own for entry in person.vanta.journal("suspend"))
+
+    def test_a_token_that_a_run_saves_meanwhile_is_suspended_and_erased_too(
+        self, person: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Otherwise a refresh that is under way would leave a live token behind for ever."""
+        organization = self.connected(person)
+        suspend = Application.suspend
+        asked: list[str] = []
+
+        def overtaken(application: Application, token: str) -> None:
+            if not asked:
+                held = Vault(person.ledger, KEYRING).load(organization)
+                assert held is not None
+                fresh = replace_token(held)
+                Vault(person.ledger, KEYRING).replace(organization, fresh, expected_generation=held.generation)
+            asked.append(token)
+            suspend(application, token)
+
+        monkeypatch.setattr(Application, "suspend", overtaken)
+        departure = person.desk.leave(organization)
+        assert [token.startswith("newer") for token in asked] == [False, True]
+        assert departure.connection.state == "disconnected"
+        assert Vault(person.ledger, KEYRING).load(organization) is None
+
+    def test_a_token_that_nobody_can_read_is_erased(self, person: Person) -> None:
+        organization = self.connected(person)
+        person.ledger.execute("UPDATE tokens SET key_id = 'lost' WHERE organization_id = %s", [organization])
+        departure = person.desk.leave(organization)
+        assert departure.trouble == "its token cannot be read"
+        assert person.ledger.execute("SELECT key_id FROM tokens").fetchall() == [(None,)]
+        assert self.suspended(person) == 0
+
+    def test_nothing_is_sent_from_the_first_step_on(self, person: Person) -> None:
+        """Vanta may take its time to answer; the hourly runs stop before it does."""
+        organization = self.connected(person)
+        states: list[str] = []
+
+        def look(_: Application, __: str) -> None:
+            held = connections.find(person.ledger, organization)
+            assert held is not None
+            states.append(held.state)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Application, "suspend", look)
+            person.desk.leave(organization)
+        assert states == ["disconnected"]
+
+    def test_connecting_and_disconnecting_go_one_after_the_other(self, person: Person, ledger_url: str) -> None:
+        """A reconnect that overtook a disconnect would have its new grant suspended."""
+        organization = self.connected(person)
+        request = person.ask()
+        answer = allow(request)
+        with consent_lock(ledger_url, organization):
+            taking = threading.Thread(target=person.desk.take, args=[request, answer])
+            taking.start()
+            taking.join(0.5)
+            assert taking.is_alive()
+            assert person.rows() == (1, 1)
+        taking.join(20)
+        assert not taking.is_alive()
+        held = connections.find(person.ledger, organization)
+        assert held is not None
+        assert held.generation == 2
+
+    def test_who_was_never_connected_is_told(self, person: Person) -> None:
+        with pytest.raises(ConsentError, match="never connected"):
+            person.desk.leave(uuid4())
+
+
+def replace_token(held: Token) -> Token:
+    return Token("newer access", "newer refresh", held.expires_at, held.scope)

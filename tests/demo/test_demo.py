@@ -24,6 +24,7 @@ from symvanta_pipeline.sandbox.demo import DATABASES
 from symvanta_pipeline.sandbox.demo_customers import DEMO_CUSTOMERS, DemoCustomer
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.support.stack import SYMVANTA, own_databases, until
+from tests.support.visitor import Visitor
 
 pytestmark = [
     pytest.mark.xdist_group("demo"),
@@ -149,6 +150,7 @@ class Shown:
     emails: dict[str, str | None]
     events: list[str]
     commands: list[str]
+    connected: str
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +169,26 @@ def shown(folder: Path, killed: Killed) -> Shown:  # noqa: ARG001 - what comes a
             customer.slug: requests.get(f"{stand_in[1]}/_sandbox/accounts/{customer.id}", timeout=30).json()
             for customer in DEMO_CUSTOMERS
         }
+        connected = _connect_as_an_admin(demo.output)
         with EmbeddedPostgres.start(demo.data / "postgres") as server:
             users, emails = _statuses(server.url("sym")), _emails(server.url("sym"))
             events = _events(server.url("dagster"))
         commands = [" ".join(process.cmdline()) for process in demo.processes()]
         status = demo.interrupt()
-    return Shown(demo.output, status, demo.left(), rival, accounts, users, emails, events, commands)
+    return Shown(demo.output, status, demo.left(), rival, accounts, users, emails, events, commands, connected)
+
+
+def _connect_as_an_admin(output: str) -> str:
+    """Connect the customer that is not connected yet, as the demo invites to, and return what the page says then."""
+    address = re.search(r"Connect app    (\S+)", output)
+    assert address
+    visitor = Visitor()
+    page = visitor.get(address[1])
+    people = re.findall(r'value="([^"]+)"[^>]*>\s*<label[^>]*>Quarry Bank: an admin</label>', page.html)
+    page = visitor.submit(page, "Sign in", person=people[0])
+    page = visitor.submit(visitor.submit(page, "Connect Vanta"), "Allow")
+    until(lambda: "running" not in visitor.get(page.url).text, "the first sync")
+    return visitor.get(page.url).text
 
 
 @dataclass
@@ -264,6 +280,12 @@ def test_a_demo_that_is_killed_takes_everything_with_it(killed: Killed) -> None:
     for part in (*DAGSTER_PARTS, "sandbox.vanta", "bin/postgres", "multiprocessing.spawn"):
         assert any(part in name for name in killed.names), part
     assert killed.left == []
+
+
+def test_the_customer_that_is_not_connected_can_be(shown: Shown) -> None:
+    customer = next(customer for customer in DEMO_CUSTOMERS if customer.expectation == "not connected")
+    assert f"{customer.name} and Vanta" in shown.connected
+    assert "Connected: first sync accepted" in shown.connected
 
 
 def test_a_taken_port_is_told_and_another_one_used(shown: Shown) -> None:

@@ -1,0 +1,458 @@
+"""The connect app: two handshakes, Sym's login and inside it Vanta's consent, and the page that shows what came of it.
+
+Belongs here: the routes and the order of their checks. Does not belong here: what a consent does (``consent``), who
+may give it (``office``), pages (``pages``), limits and headers (``guard``).
+
+Every step asks Sym's database afresh who the signed-in person is; nothing that came from a browser is believed but
+the session, and a state only together with the session that asked for it.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlsplit
+from uuid import UUID
+
+import psycopg
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from symvanta_pipeline.connect import pages
+from symvanta_pipeline.connect.consent import Answer, Candidate, ConsentError, Desk, NotRegistered
+from symvanta_pipeline.connect.consent import Request as ConsentRequest
+from symvanta_pipeline.connect.cookies import SESSION_LIFETIME, Cookies
+from symvanta_pipeline.connect.guard import Guard, origin_of, security_headers
+from symvanta_pipeline.connect.login import Login, LoginRefused, LoginUnavailable
+from symvanta_pipeline.connect.office import Office, Verdict, judged, judged_by_id
+from symvanta_pipeline.connect.standing import shown_time, standing_of
+from symvanta_pipeline.ledger import audit, connections, consent_requests, snapshots, web_sessions
+from symvanta_pipeline.ledger.connections import Connection, UnusablePartitionKey
+from symvanta_pipeline.ledger.consent_requests import SessionEnded
+from symvanta_pipeline.ledger.database import LedgerError
+from symvanta_pipeline.ledger.locks import LockBusy
+from symvanta_pipeline.ledger.web_sessions import WebSession
+from symvanta_pipeline.settings import is_loopback
+from symvanta_pipeline.sym.database import SourceError
+from symvanta_pipeline.sym.people import Membership
+from symvanta_pipeline.vanta.errors import GrantRefused, Transient, VantaError
+
+CONSENT_LIFETIME: Final = timedelta(minutes=10)
+INSTALL: Final = "/vanta/install"
+CALLBACK: Final = "/vanta/callback"
+LOGGED_OUT: Final = "/auth/logout"
+SEE_OTHER: Final = 303
+LONGEST_PARAMETER: Final = 4096
+# Where a sign-in may lead: pages of this app that a person can begin at, and nothing else.
+_DESTINATION = re.compile(r"/vanta/install|/orgs/[A-Za-z0-9._~%-]{1,600}/vanta")
+_LOOPBACK_HOSTS: Final = ["127.0.0.1", "localhost", "[::1]", "::1"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConnectApp:
+    """The handlers, each for one route; they block, so Starlette runs them in threads.
+
+    Attributes:
+        public_url: where browsers reach the app, without a slash at the end.
+    """
+
+    office: Office
+    login: Login
+    cookies: Cookies
+    public_url: str
+
+    def install(self, request: Request) -> Response:
+        """Vanta's installation URL: straight on to the consent, where it is clear for which organization."""
+        with self.office.desk() as desk:
+            session = self._session(desk, request)
+            if session is None:
+                return self._to_login(INSTALL)
+            found = self.office.memberships(session.subject)
+            eligible = [membership for membership in found if membership.may_connect]
+            if not eligible:
+                verdict = judged(found, lambda _: True)
+                return self._refused(desk, session, verdict)
+            if len(eligible) > 1:
+                return pages.page("choose", memberships=eligible, csrf=_csrf(session))
+            return self._to_consent(desk, session, eligible[0])
+
+    def status(self, request: Request) -> Response:
+        """How one organization's connection stands; also the question before disconnecting."""
+        with self.office.desk() as desk:
+            session = self._session(desk, request)
+            if session is None:
+                return self._to_login(request.url.path)
+            membership, refusal = self._admin_here(desk, session, request)
+            if membership is None:
+                return refusal
+            path = _status_path(membership)
+            if request.query_params.get("confirm") == "disconnect":
+                return pages.page(
+                    "disconnect", organization=membership.organization_name, path=path, csrf=_csrf(session)
+                )
+            return self._status_page(desk, session, membership)
+
+    def change(self, request: Request) -> Response:
+        """Connect, reconnect or disconnect: a form of the status page."""
+        form = _form(request)
+        with self.office.desk() as desk:
+            session = self._session(desk, request)
+            if session is None:
+                return self._to_login(request.url.path)
+            if not _is_own_form(request, form, session):
+                return pages.problem(403)
+            membership, refusal = self._admin_here(desk, session, request)
+            if membership is None:
+                return refusal
+            if form.get("action") == "connect":
+                return self._to_consent(desk, session, membership)
+            if form.get("action") == "disconnect":
+                return self._disconnect(desk, membership)
+            return pages.problem(400)
+
+    def callback(self, request: Request) -> Response:
+        """Vanta's answer, which counts only in the browser that asked, once, for ten minutes, and from an admin."""
+        with self.office.desk() as desk:
+            session = self._session(desk, request)
+            if session is None:
+                return pages.not_signed_in()
+            state = _parameter(request, "state")
+            asked = consent_requests.use(desk.ledger.get(), session, state)
+            if asked is None:
+                return pages.message(
+                    "This answer is too old, or belongs to another browser",
+                    "Nothing was connected. Please start again; it takes half a minute.",
+                    status=400,
+                    step=pages.START_AGAIN,
+                    csrf=_csrf(session),
+                )
+            verdict = judged_by_id(self.office.memberships(session.subject), asked.organization_id)
+            if verdict.membership is None or verdict.reason:
+                return self._refused(desk, session, verdict, asked.organization_id)
+            if not asked.is_first_use:  # a double click, or the back button: it is done, or being done
+                return _redirect(_status_path(verdict.membership))
+            return self._take(desk, session, verdict.membership, state, request)
+
+    def begin_login(self, request: Request) -> Response:
+        """Send a person to Sym's login."""
+        wanted = _parameter(request, "next")
+        then = wanted if _DESTINATION.fullmatch(wanted) else INSTALL
+        return self._to_login(then, request, as_somebody_else="again" in request.query_params)
+
+    def finish_login(self, request: Request) -> Response:
+        """Take the answer of Sym's login; from here on the browser has a session, with a new id."""
+        state = _parameter(request, "state")
+        handshake = self.cookies.handshake(request.cookies, state) if state else None
+        if handshake is None or not hmac.compare_digest(handshake.state, state):
+            return pages.message(
+                "This sign-in is too old, or belongs to another browser",
+                "Please sign in again.",
+                status=400,
+                step=pages.SIGN_IN,
+            )
+        code = _parameter(request, "code") if not _parameter(request, "error") else ""
+        try:
+            subject = self.login.finish(handshake, code)
+        except LoginRefused as error:
+            log.warning("nobody was signed in: %s", error)
+            response: Response = pages.message(
+                "You are not signed in", "Sym's login did not let you in.", status=403, step=pages.SIGN_IN
+            )
+        else:
+            with self.office.desk() as desk:
+                session = self._begin_session(desk, request, subject)
+            response = _redirect(handshake.then)
+            self.cookies.keep_session(response, session.id)
+        self.cookies.forget_handshake(response, state)
+        return response
+
+    def logout(self, request: Request) -> Response:
+        """End the session here, and at the login where it offers that."""
+        form = _form(request)
+        with self.office.desk() as desk:
+            session = self._session(desk, request)
+            if session is not None:
+                if not _is_own_form(request, form, session):
+                    return pages.problem(403)
+                web_sessions.end(desk.ledger.get(), session)
+                audit.record(desk.ledger.get(), "signed_out", actor=self._actor(session))
+        response = _redirect(self.login.logout_url(self.public_url + LOGGED_OUT) or LOGGED_OUT)
+        self.cookies.forget_session(response)
+        return response
+
+    def logged_out(self, request: Request) -> Response:  # noqa: ARG002 - Starlette calls it with one
+        """Say that the person is signed out; changes nothing."""
+        step = pages.Step("Sign in as somebody else", "/auth/login?again")
+        return pages.message("You are signed out", "You may close this page.", status=200, step=step)
+
+    def health(self, request: Request) -> Response:  # noqa: ARG002 - Starlette calls it with one
+        """Tell a load balancer whether the pipeline's own database answers."""
+        with self.office.desk() as desk:
+            desk.ledger.get().execute("SELECT 1")
+        return PlainTextResponse("ok\n")
+
+    def _session(self, desk: Desk, request: Request) -> WebSession | None:
+        session_id = self.cookies.session_id(request.cookies)
+        return web_sessions.find(desk.ledger.get(), desk.keyring, session_id) if session_id else None
+
+    def _begin_session(self, desk: Desk, request: Request, subject: str) -> WebSession:
+        session = web_sessions.begin(
+            desk.ledger.get(),
+            desk.keyring,
+            subject,
+            lifetime=SESSION_LIFETIME,
+            replaces=self._session(desk, request),
+        )
+        audit.record(desk.ledger.get(), "signed_in", actor=self._actor(session))
+        return session
+
+    def _actor(self, session: WebSession) -> str | None:
+        """Return the person's ``users.id``, where Sym knows them: the subject itself may be an address."""
+        with suppress(SourceError):
+            return next((m.user_id for m in self.office.memberships(session.subject)), None)
+        return None
+
+    def _to_login(self, then: str, request: Request | None = None, *, as_somebody_else: bool = False) -> Response:
+        if request is None:
+            return _redirect(f"/auth/login?next={quote(then)}")
+        url, handshake = self.login.begin(then, as_somebody_else=as_somebody_else)
+        response = _redirect(url)
+        self.cookies.keep_handshake(response, handshake, request.cookies)
+        return response
+
+    def _admin_here(self, desk: Desk, session: WebSession, request: Request) -> tuple[Membership | None, Response]:
+        """Return the person's membership in the organization that has this slug today, or the page that refuses."""
+        slug = request.path_params["slug"]
+        verdict = judged(self.office.memberships(session.subject), lambda membership: membership.slug == slug)
+        if verdict.membership is None or verdict.reason:
+            return None, self._refused(desk, session, verdict)
+        return verdict.membership, pages.problem(403)
+
+    def _refused(
+        self, desk: Desk, session: WebSession, verdict: Verdict, organization_id: UUID | None = None
+    ) -> Response:
+        reason = verdict.reason or "other_organization"
+        membership = verdict.membership
+        audit.record(
+            desk.ledger.get(),
+            "refused",
+            organization_id=UUID(membership.organization_id) if membership else organization_id,
+            actor=membership.user_id if membership else self._actor(session),
+            detail=reason,
+        )
+        return pages.refusal(reason, csrf=_csrf(session))
+
+    def _to_consent(self, desk: Desk, session: WebSession, membership: Membership) -> Response:
+        organization_id = UUID(membership.organization_id)
+        asked = desk.ask(Candidate(organization_id, membership.slug), self.public_url + CALLBACK)
+        consent_requests.remember(desk.ledger.get(), session, asked.state, organization_id, lifetime=CONSENT_LIFETIME)
+        audit.record(desk.ledger.get(), "consent_asked", organization_id=organization_id, actor=membership.user_id)
+        return _redirect(asked.url)
+
+    def _take(self, desk: Desk, session: WebSession, membership: Membership, state: str, request: Request) -> Response:
+        organization_id = UUID(membership.organization_id)
+        consent = ConsentRequest(
+            Candidate(organization_id, membership.slug), self.public_url + CALLBACK, state=state, url=""
+        )
+        answer = Answer(state, _parameter(request, "code"), _parameter(request, "error"))
+        was_connected = connections.find(desk.ledger.get(), organization_id) is not None
+        try:
+            desk.take(consent, answer, connected_by=membership.user_id)
+        except NotRegistered as delayed:  # the token is safe, and the sensor registers the partition
+            log.warning("%s", delayed)
+        except (ConsentError, VantaError) as error:
+            audit.record(
+                desk.ledger.get(),
+                "consent_failed",
+                organization_id=organization_id,
+                actor=membership.user_id,
+                detail=str(error),
+            )
+            return _consent_failed(error, answer, session, membership)
+        audit.record(
+            desk.ledger.get(),
+            "reconnected" if was_connected else "connected",
+            organization_id=organization_id,
+            actor=membership.user_id,
+        )
+        return _redirect(_status_path(membership))
+
+    def _disconnect(self, desk: Desk, membership: Membership) -> Response:
+        organization_id = UUID(membership.organization_id)
+        try:
+            departure = desk.leave(organization_id)
+        except ConsentError:
+            return _redirect(_status_path(membership))
+        audit.record(
+            desk.ledger.get(),
+            "disconnected",
+            organization_id=organization_id,
+            actor=membership.user_id,
+            detail=departure.trouble,
+        )
+        return _redirect(_status_path(membership))
+
+    def _status_page(self, desk: Desk, session: WebSession, membership: Membership) -> Response:
+        organization_id = UUID(membership.organization_id)
+        connection = connections.find(desk.ledger.get(), organization_id)
+        record = snapshots.customer_record(desk.ledger.get(), organization_id)
+        standing = standing_of(record, datetime.now(UTC))
+        facts = []
+        if connection is not None:
+            facts.append(("Connected since", self._since(connection, membership)))
+            facts.append(("Disconnected", shown_time(connection.disconnected_at)))
+        if record is not None and record.last_accepted_at:
+            facts.append(("Last accepted by Vanta", shown_time(record.last_accepted_at)))
+            facts.append(("Users in it", f"{record.active} active, {record.deactivated} deactivated"))
+        return pages.page(
+            "status",
+            organization=membership.organization_name,
+            path=_status_path(membership),
+            standing=standing,
+            facts=[(name, value) for name, value in facts if value],
+            was_connected=connection is not None,
+            look_again_seconds=pages.LOOK_AGAIN_SECONDS,
+            csrf=_csrf(session),
+        )
+
+    def _since(self, connection: Connection, membership: Membership) -> str | None:
+        if connection.state == "disconnected":
+            return None
+        who = self.office.name_of(membership.organization_id, connection.connected_by, yourself=membership.user_id)
+        return f"{shown_time(connection.connected_at)}, by {who}"
+
+
+def build_app(connect: ConnectApp) -> ASGIApp:
+    """Assemble the routes and what guards them."""
+    https = urlsplit(connect.public_url).scheme == "https"
+    host = urlsplit(connect.public_url).hostname or ""
+    guarded_routes = [
+        Route("/vanta/install", connect.install, methods=["GET"]),
+        Route("/vanta/callback", connect.callback, methods=["GET"]),
+        Route("/orgs/{slug}/vanta", connect.status, methods=["GET"]),
+        Route("/orgs/{slug}/vanta", connect.change, methods=["POST"]),
+        Route("/auth/login", connect.begin_login, methods=["GET"]),
+        Route("/auth/callback", connect.finish_login, methods=["GET"]),
+        Route("/auth/logout", connect.logout, methods=["POST"]),
+        Route("/auth/logout", connect.logged_out, methods=["GET"]),
+        Mount("/static", StaticFiles(directory=pages.STATIC)),
+    ]
+    hosts = _LOOPBACK_HOSTS if is_loopback(connect.public_url) else [host]
+    application = Starlette(
+        routes=[
+            Route("/healthz", connect.health, methods=["GET"]),  # a load balancer may call it by any name
+            Mount(
+                "/",
+                routes=guarded_routes,
+                middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+            ),
+        ],
+        exception_handlers={
+            HTTPException: _http_problem,
+            LoginUnavailable: _unavailable,
+            SourceError: _unavailable,
+            LedgerError: _unavailable,
+            UnusablePartitionKey: _unusable_slug,
+            SessionEnded: _signed_out,
+            LockBusy: _unavailable,
+            psycopg.Error: _unavailable,
+            Exception: _unforeseen,
+        },
+    )
+    origins = {origin_of(connect.office.vanta.vanta_app_url), origin_of(connect.login.issuer)}
+    headers = security_headers(forms_lead_to=sorted(origins), https=https)
+    return Guard(application, headers=headers, problem=pages.problem)
+
+
+def _consent_failed(error: Exception, answer: Answer, session: WebSession, membership: Membership) -> Response:
+    """Tell the person what became of the consent, in a status that a monitor understands."""
+    title, text, status = "Vanta was not connected", "Please start again.", 400
+    if answer.error == "access_denied":
+        title, text, status = "You did not allow it", "Nothing was connected, and nothing was changed.", 200
+    elif isinstance(error, Transient):
+        title, text, status = "Vanta does not answer right now", "Please start again in a few minutes.", 503
+    elif isinstance(error, GrantRefused):
+        text = "Vanta did not accept its own answer any more; perhaps it took too long. Please start again."
+    elif isinstance(error, VantaError):
+        log.error("a consent failed: %s", error)
+        text, status = "Vanta refused for a reason that Sym has to look into. Sym's team was told.", 502
+    elif isinstance(error, ConsentError):
+        text = f"{str(error)[0].upper()}{str(error)[1:]}."
+    step = pages.Step("Back to the connection", _status_path(membership))
+    return pages.message(title, text, status=status, step=step, csrf=_csrf(session))
+
+
+def _http_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return pages.problem(status if status in pages.PROBLEMS else 400)
+
+
+def _signed_out(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    """Answer somebody who signed out, or in again, in another tab at this very moment."""
+    return pages.not_signed_in()
+
+
+def _unforeseen(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    """Show the page; Starlette raises the error again, and the guard logs where it was."""
+    return pages.problem(500)
+
+
+def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    """Answer for a part that does not work now; this project's own errors have texts that are safe to log."""
+    ours = type(error).__module__.startswith("symvanta_pipeline.")
+    log.error("%s", error if ours else f"the pipeline's own database failed ({type(error).__name__})")
+    return pages.problem(503)
+
+
+def _unusable_slug(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    log.error("%s", error)
+    text = "Sym's team has to change its short name first, and was told. Please ask them."
+    return pages.message("This organization cannot be connected yet", text, status=409)
+
+
+def _redirect(url: str) -> Response:
+    return RedirectResponse(url, status_code=SEE_OTHER)
+
+
+def _status_path(membership: Membership) -> str:
+    return f"/orgs/{quote(membership.slug, safe='')}/vanta"
+
+
+def _parameter(request: Request, name: str) -> str:
+    """Return a query parameter that was given once and is not absurdly long; an empty string otherwise."""
+    values = request.query_params.getlist(name)
+    return values[0] if len(values) == 1 and len(values[0]) <= LONGEST_PARAMETER else ""
+
+
+def _form(request: Request) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(request.scope["symvanta.body"].decode(), max_num_fields=10))
+    except ValueError:
+        return {}
+
+
+def _csrf(session: WebSession) -> str:
+    """Derive a form's token from the session's secret id, which pages never show."""
+    return hmac.digest(session.id.encode(), b"connect app: form token", hashlib.sha256).hex()
+
+
+def _is_own_form(request: Request, form: dict[str, str], session: WebSession) -> bool:
+    """Tell whether a form was sent by a page of this app: by its token, and by what the browser says of its origin.
+
+    The Origin header is of no use here: with the policy "no-referrer" browsers send "null" for our own pages, too.
+    """
+    is_foreign = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+    return not is_foreign and hmac.compare_digest(form.get("csrf", "").encode(), _csrf(session).encode())

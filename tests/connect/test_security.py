@@ -1,0 +1,324 @@
+"""What an attacker would try: forged forms, foreign redirects, fixed sessions, oversized or odd requests."""
+
+import http.client
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, urlsplit
+
+import psycopg
+import pytest
+import requests
+
+from symvanta_pipeline.sandbox.dagster_stack import free_port
+from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
+from tests.support.parts import refusing_connections
+from tests.support.site import Site, connect_app, run_command
+from tests.support.visitor import Page, Visitor
+
+# Every page of the app, with what a stranger gets for it.
+PAGES = {
+    "/vanta/install": 303,
+    "/vanta/callback": 400,
+    "/orgs/acme/vanta": 303,
+    "/auth/login": 303,
+    "/auth/callback": 400,
+    "/auth/logout": 200,
+    "/healthz": 200,
+    "/static/connect.css": 200,
+    "/nowhere": 404,
+}
+
+
+def signed_in(site: Site) -> tuple[str, Visitor, Page]:
+    organization, slug = site.organization()
+    visitor, page = site.visit(f"/orgs/{slug}/vanta", site.admin(organization))
+    assert page.status == 200
+    return slug, visitor, page
+
+
+def session_cookie(visitor: Visitor) -> str:
+    return str(visitor.http.cookies["symvanta"])
+
+
+class TestHeaders:
+    @pytest.mark.parametrize(("path", "status"), PAGES.items())
+    def test_every_answer_has_them(self, site: Site, path: str, status: int) -> None:
+        answer = requests.get(site.url + path, timeout=60, allow_redirects=False)
+        assert answer.status_code == status
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "base-uri 'none'" in policy
+        assert "unsafe" not in policy
+        assert "script-src" not in policy  # there is no script at all
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "server" not in {name.lower() for name in answer.headers}
+
+    def test_forms_lead_nowhere_but_here_to_vanta_and_to_the_login(self, site: Site) -> None:
+        policy = requests.get(f"{site.url}/healthz", timeout=60).headers["Content-Security-Policy"]
+        [allowed] = re.findall(r"form-action ([^;]+)", policy)
+        assert set(allowed.split()) == {"'self'", site.vanta.url, site.login.url}
+
+    def test_pages_hold_no_script_and_nothing_inline(self, site: Site) -> None:
+        _, _, page = signed_in(site)
+        assert not re.search(r"<script|<style|\sstyle=|\son\w+=|javascript:", page.html, re.IGNORECASE)
+
+
+class TestForms:
+    @pytest.mark.parametrize("token", ["", "0" * 64, "é", None])
+    @pytest.mark.parametrize("action", ["connect", "disconnect"])
+    def test_a_form_without_its_token_changes_nothing(self, site: Site, action: str, token: str | None) -> None:
+        organization, slug = site.organization()
+        visitor, _ = site.connected(slug, site.admin(organization))
+        before = site.token(organization)
+        content = {"action": action} | ({} if token is None else {"csrf": token})
+        answer = visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60, allow_redirects=False)
+        assert answer.status_code == 403
+        assert "Nothing was changed" in answer.text
+        assert site.token(organization) == before
+
+    def test_another_persons_token_is_no_token(self, site: Site) -> None:
+        slug, visitor, _ = signed_in(site)
+        _, _, foreign = signed_in(site)
+        content = {"action": "connect", "csrf": foreign.forms[0].fields["csrf"]}
+        answer = visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60, allow_redirects=False)
+        assert answer.status_code == 403
+
+    @pytest.mark.parametrize("where", ["cross-site", "same-site"])
+    def test_a_form_that_another_site_sends_changes_nothing(self, site: Site, where: str) -> None:
+        """Even with the right token, should it ever leak."""
+        slug, visitor, page = signed_in(site)
+        content = {"action": "connect", "csrf": page.forms[0].fields["csrf"]}
+        answer = visitor.http.post(
+            f"{site.url}/orgs/{slug}/vanta",
+            content,
+            timeout=60,
+            allow_redirects=False,
+            headers={"Sec-Fetch-Site": where},
+        )
+        assert answer.status_code == 403
+
+    def test_signing_out_needs_the_token_too(self, site: Site) -> None:
+        slug, visitor, _ = signed_in(site)
+        assert visitor.http.post(f"{site.url}/auth/logout", {}, timeout=60).status_code == 403
+        assert visitor.get(f"{site.url}/orgs/{slug}/vanta").status == 200
+
+    def test_an_unknown_action_is_refused(self, site: Site) -> None:
+        slug, visitor, page = signed_in(site)
+        content = {"action": "delete", "csrf": page.forms[0].fields["csrf"]}
+        assert visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60).status_code == 400
+
+    def test_a_form_of_a_stranger_leads_to_the_login(self, site: Site) -> None:
+        answer = requests.post(f"{site.url}/orgs/acme/vanta", {"action": "connect"}, timeout=60, allow_redirects=False)
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/auth/login?next=/orgs/acme/vanta")
+
+
+class TestRedirects:
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            "https://evil.example/",
+            "//evil.example/",
+            "/\\evil.example/",
+            "/orgs/../../evil.example/vanta",
+            "/orgs/a/vanta/../../../evil",
+            "/orgs/a/vanta?x=//evil.example",
+            "/orgs/a/vanta#x",
+            "/orgs//evil.example/vanta",
+            "/vanta/install\r\nX-Evil: 1",
+            "javascript:alert(1)",
+            "/auth/logout",
+            "",
+        ],
+    )
+    def test_a_sign_in_leads_to_our_own_pages_only(self, site: Site, wanted: str) -> None:
+        organization, _ = site.organization()
+        visitor = Visitor()
+        page = visitor.get(f"{site.url}/auth/login?next={quote(wanted, safe='')}")
+        page = site.sign_in(visitor, page, site.admin(organization), until=f"{site.url}/vanta/install")
+        assert page.via[-1] == f"{site.url}/vanta/install"
+
+    def test_vanta_is_named_by_the_settings_alone(self, site: Site) -> None:
+        slug, visitor, _ = signed_in(site)
+        page = visitor.get(f"{site.url}/orgs/{slug}/vanta?redirect_uri=https://evil.example&next=//evil.example")
+        page = visitor.submit(page, "Connect Vanta")
+        assert "evil" not in page.url
+        assert urlsplit(page.url).netloc == urlsplit(site.vanta.url).netloc
+
+
+class TestSessions:
+    def test_the_id_changes_with_each_sign_in_and_the_old_one_is_dead(self, site: Site) -> None:
+        """Session fixation: whoever planted or copied the cookie before a sign-in gains nothing by it."""
+        organization, slug = site.organization()
+        subject = site.admin(organization)
+        visitor, _ = site.visit(f"/orgs/{slug}/vanta", subject)
+        before = session_cookie(visitor)
+        site.sign_in(visitor, visitor.get(f"{site.url}/auth/login?again"), subject)
+        assert session_cookie(visitor) != before
+        thief = Visitor()
+        thief.http.cookies["symvanta"] = before
+        assert thief.get(f"{site.url}/orgs/{slug}/vanta", until=site.login.url).url.startswith(site.login.url)
+
+    def test_nobody_has_a_session_before_signing_in(self, site: Site) -> None:
+        visitor = Visitor()
+        visitor.get(f"{site.url}/vanta/install")
+        assert "symvanta" not in visitor.http.cookies
+
+    def test_signing_out_ends_it_for_a_copy_of_the_cookie_as_well(self, site: Site) -> None:
+        slug, visitor, page = signed_in(site)
+        copy = session_cookie(visitor)
+        assert visitor.submit(page, "Sign out").heading == "You are signed out"
+        assert "symvanta" not in visitor.http.cookies
+        thief = Visitor()
+        thief.http.cookies["symvanta"] = copy
+        assert thief.get(f"{site.url}/orgs/{slug}/vanta", until=site.login.url).url.startswith(site.login.url)
+
+    def test_signing_out_ends_it_at_the_login_too(self, site: Site) -> None:
+        slug, visitor, page = signed_in(site)
+        visitor.submit(page, "Sign out")
+        assert visitor.get(f"{site.url}/orgs/{slug}/vanta").url.startswith(site.login.url)  # asks who it is
+
+    def test_it_ends_after_an_hour(self, site: Site) -> None:
+        slug, visitor, _ = signed_in(site)
+        [(longest,)] = site.ledger.execute(
+            "SELECT max(date_trunc('second', expires_at - created_at)) FROM web_sessions WHERE expires_at > now()"
+        ).fetchall()
+        assert longest.total_seconds() <= 3600
+        site.ledger.execute("UPDATE web_sessions SET expires_at = now()")
+        assert visitor.get(f"{site.url}/orgs/{slug}/vanta", until=site.login.url).url.startswith(site.login.url)
+
+    def test_a_row_that_was_moved_lets_nobody_in(self, site: Site) -> None:
+        """Write access to the table is no way in: the content is bound to the id that only the browser knows."""
+        _, victim, _ = signed_in(site)
+        slug, thief, _ = signed_in(site)
+        site.ledger.execute(
+            "UPDATE web_sessions SET content = (SELECT content FROM web_sessions ORDER BY created_at DESC OFFSET 1"
+            " LIMIT 1) WHERE created_at = (SELECT max(created_at) FROM web_sessions)"
+        )
+        assert thief.get(f"{site.url}/orgs/{slug}/vanta", until=site.login.url).url.startswith(site.login.url)
+        assert session_cookie(victim) != session_cookie(thief)
+
+
+class TestOddRequests:
+    def test_a_large_body_is_refused(self, site: Site) -> None:
+        answer = requests.post(f"{site.url}/orgs/acme/vanta", b"x" * 100_000, timeout=60)
+        assert answer.status_code == 413
+
+    def test_a_large_body_in_pieces_is_refused(self, site: Site) -> None:
+        answer = requests.post(f"{site.url}/orgs/acme/vanta", iter([b"x" * 10_000] * 10), timeout=60)
+        assert answer.status_code == 413
+
+    def test_large_headers_are_refused(self, site: Site) -> None:
+        answer = requests.get(f"{site.url}/healthz", headers={"Cookie": "x" * 40_000}, timeout=60)
+        assert answer.status_code == 431
+
+    @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
+    def test_other_methods_are_refused(self, site: Site, method: str) -> None:
+        """A HEAD of a link scanner must not use up a state."""
+        assert requests.request(method, f"{site.url}/vanta/callback", timeout=60).status_code == 405
+
+    @pytest.mark.parametrize("path", ["/vanta/install", "/vanta/callback", "/auth/callback", "/static/connect.css"])
+    def test_a_post_where_none_belongs_is_refused(self, site: Site, path: str) -> None:
+        assert requests.post(site.url + path, {"a": "b"}, timeout=60).status_code == 405
+
+    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
+    def test_a_foreign_host_is_refused(self, site: Site, host: str) -> None:
+        """DNS rebinding would make a stranger's page the same origin as the app."""
+        answer = requests.get(f"{site.url}/vanta/install", headers={"Host": host}, timeout=60, allow_redirects=False)
+        assert answer.status_code == 400
+
+    @pytest.mark.parametrize(
+        "target",
+        ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/orgs/%00/vanta", "/orgs/%ff/vanta"],
+    )
+    def test_odd_paths_lead_nowhere(self, site: Site, target: str) -> None:
+        connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=60)
+        connection.request("GET", target)  # as it stands: requests would tidy it up
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        assert answer.status in (303, 404)
+        assert b"import" not in content
+
+    def test_odd_cookies_are_nobody(self, site: Site) -> None:
+        for value in ("x", "gAAAAA" * 50, "é", "a=b", '"'):
+            answer = requests.get(
+                f"{site.url}/orgs/acme/vanta",
+                headers={"Cookie": f"symvanta={value}".encode()},
+                timeout=60,
+                allow_redirects=False,
+            )
+            assert answer.status_code == 303
+
+    def test_a_parameter_given_twice_counts_as_none(self, site: Site) -> None:
+        """Which of the two another program looks at is anybody's guess."""
+        _, visitor, _ = signed_in(site)
+        answer = visitor.http.get(f"{site.url}/vanta/callback?state=a&state=b&code=c", timeout=60)
+        assert answer.status_code == 400
+
+    def test_what_is_shown_is_escaped(self, site: Site) -> None:
+        organization, slug = site.organization(name="<script>alert(1)</script>")
+        _, page = site.visit(f"/orgs/{slug}/vanta", site.admin(organization))
+        assert "<script>" not in page.html
+        assert "&lt;script&gt;" in page.html
+
+
+class TestOutages:
+    def test_without_syms_database_nobody_is_let_in_and_it_says_so(
+        self, site: Site, postgres: EmbeddedPostgres
+    ) -> None:
+        slug, visitor, _ = signed_in(site)
+        with refusing_connections(site.env["SYM_DATABASE_URL"], postgres):
+            page = visitor.get(f"{site.url}/orgs/{slug}/vanta")
+            assert (page.status, page.heading) == (503, "Not available right now")
+        site.sym.connection = psycopg.connect(site.env["SYM_DATABASE_URL"], autocommit=True)
+        assert visitor.get(f"{site.url}/orgs/{slug}/vanta").status == 200
+
+
+@pytest.fixture(scope="module")
+def https_site(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same site, as a proxy that ends TLS would reach it."""
+    settings = {"SYMVANTA_PUBLIC_URL": "https://connect.sym.example", "CONNECT_PORT": str(free_port())}
+    with connect_app({**site.env, **settings}, tmp_path_factory.mktemp("https")) as url:
+        yield url
+
+
+class TestBehindTls:
+    def test_cookies_are_secure_and_browsers_are_told_to_stay_with_https(self, https_site: str) -> None:
+        answer = requests.get(
+            f"{https_site}/auth/login", headers={"Host": "connect.sym.example"}, timeout=60, allow_redirects=False
+        )
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-symvanta-login-")
+        assert {"Secure", "HttpOnly", "SameSite=lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+        assert "Domain" not in cookie
+        assert "max-age=31536000" in answer.headers["Strict-Transport-Security"]
+
+    def test_the_loopback_name_is_foreign_there(self, https_site: str) -> None:
+        assert requests.get(f"{https_site}/vanta/install", timeout=60).status_code == 400
+
+    def test_a_load_balancer_may_look_by_any_name(self, https_site: str) -> None:
+        assert requests.get(f"{https_site}/healthz", timeout=60).status_code == 200
+
+
+class TestStarting:
+    def test_a_missing_setting_is_named(self, site: Site) -> None:
+        done = run_command(site, "connect-app", SYM_OIDC_ISSUER="")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("symvanta: SYM_OIDC_ISSUER is not set: it should hold")
+
+    def test_an_unknown_key_stops_it(self, site: Site) -> None:
+        organization, slug = site.organization()
+        site.connected(slug, site.admin(organization))
+        other = site.env["SYMVANTA_TOKEN_KEYS"].replace("k1:", "k9:")
+        done = run_command(site, "connect-app", "--port", "0", SYMVANTA_TOKEN_KEYS=other)
+        assert done.returncode == 1
+        assert "SYMVANTA_TOKEN_KEYS lacks: k1" in done.stderr
+
+    def test_a_taken_port_is_named(self, site: Site) -> None:
+        done = run_command(site, "connect-app", "--port", site.env["CONNECT_PORT"])
+        assert done.returncode == 1
+        assert f"port {site.env['CONNECT_PORT']}" in done.stderr
