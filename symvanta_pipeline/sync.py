@@ -34,11 +34,12 @@ from symvanta_pipeline.ledger import connections, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.live_connection import LiveConnection
-from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, customer_lock
+from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, Superseded, customer_lock
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome, Snapshot
 from symvanta_pipeline.rules import RulesBroken, Violation
 from symvanta_pipeline.sym import contract
 from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceUnavailable, UsersSnapshot
+from symvanta_pipeline.token_store import NoToken
 from symvanta_pipeline.vanta.budget import WouldWait
 from symvanta_pipeline.vanta.client import Acceptance, put_accounts
 from symvanta_pipeline.vanta.errors import (
@@ -72,6 +73,9 @@ OUTCOME_BY_ERROR: Final[dict[type[Exception], AttemptOutcome]] = {
     VantaError: "failing",
     LedgerError: "failing",
 }
+
+# How the end of a consent shows, wherever it strikes; what a person did comes first, then what the error says.
+CONSENT_ENDED: Final = (GrantRefused, NoToken, Superseded)
 
 
 class Reach(IntEnum):
@@ -330,7 +334,12 @@ class CustomerSync:
             self.ledger.get(), _snapshot_of(body, connection.organization_id, self.run_id, users.read_at)
         )
         try:
-            acceptance = put_accounts(session, self._destination().path, body, before_send=lock.check)
+            acceptance = put_accounts(
+                session,
+                self._destination().path,
+                body,
+                before_send=lambda: lock.require_connected(connection.generation),
+            )
         except NotAccepted:
             raise  # a 200 that does not say yes may have been applied all the same: the intent stays open
         except Permanent as error:
@@ -352,6 +361,8 @@ class CustomerSync:
         """Say what an exception means for its customer, in words that are safe to show."""
         if isinstance(error, RulesBroken) and not result.row_violations:
             result.record_violations = error.violations
+        if isinstance(error, CONSENT_ENDED) and (ended := self._ended_meanwhile(result)):
+            return ended
         if isinstance(error, GrantRefused):
             self._park(error, result)
         for kind, outcome in OUTCOME_BY_ERROR.items():
@@ -361,6 +372,14 @@ class CustomerSync:
             return Failure("failing", f"the pipeline's own database failed ({type(error).__name__})")
         # The text of an unforeseen error may quote anybody, so it is not shown.
         return Failure("failing", f"unexpected {type(error).__name__} at {_place(error)}")
+
+    def _ended_meanwhile(self, result: CustomerResult) -> Failure | None:
+        """Say since when the consent does not stand any more, if it ended while this customer was worked on."""
+        with suppress(psycopg.Error, LedgerError):
+            current = result.organization_id and connections.find(self.ledger.get(), result.organization_id)
+            if current and current.state != "connected":
+                return Failure("parked", _not_connected(current))
+        return None
 
     def _park(self, error: GrantRefused, result: CustomerResult) -> None:
         if result.organization_id and error.token_generation is not None:
@@ -413,7 +432,7 @@ def _refusal(error: BodyRefused, accounts: Accounts) -> Failure:
 def _not_connected(connection: Connection) -> str:
     if connection.state == "parked":
         return f"parked since {connection.parked_at:%Y-%m-%d %H:%M} UTC: {connection.parked_reason}"
-    return f"disconnected since {connection.disconnected_at:%Y-%m-%d %H:%M} UTC"
+    return f"disconnected since {connection.disconnected_at:%Y-%m-%d %H:%M} UTC: nothing is sent any more"
 
 
 def _shared_email_warnings(accounts: Accounts) -> list[str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from symvanta_pipeline.ledger.database import LedgerError, LedgerUnavailable
 from symvanta_pipeline.ledger.live_connection import LiveConnection
@@ -17,8 +17,13 @@ from symvanta_pipeline.vanta.oauth import SCOPES, TokenReply
 from symvanta_pipeline.vanta.session import HeldToken
 
 SAVE_FOR = 120.0  # seconds that a refreshed token waits for the database; Vanta's grace window is three hours
+FIRST_SAVE_WAIT, LAST_SAVE_WAIT = 1.0, 5.0  # seconds between attempts to save it
 
 log = logging.getLogger(__name__)
+
+
+class TokenNotSaved(LedgerError):
+    """A refreshed token could not be saved; the one before, which is still stored, works for about three hours."""
 
 
 class NoToken(LedgerError):
@@ -51,19 +56,25 @@ class VaultTokenStore:
         return token
 
     def save(self, reply: TokenReply, *, replaces: HeldToken) -> StoredToken | None:
-        """Commit a refreshed token, waiting for the database if it is away: the old token may be dead already."""
+        """Commit a refreshed token, waiting for the database if it is away: the old token may be dead already.
+
+        Raises:
+            TokenNotSaved: the database stayed away for ``SAVE_FOR``.
+        """
         token = token_of(reply, previous_refresh_token=replaces.refresh_token)
         attempts = Retrying(
-            retry=retry_if_exception_type((psycopg.OperationalError, LedgerUnavailable)),
+            # Whatever the database has against it now (away, read-only, full): nothing is lost by asking again.
+            retry=retry_if_exception_type((psycopg.Error, LedgerUnavailable)),
             stop=stop_after_delay(SAVE_FOR),
-            wait=wait_exponential(max=5),
+            wait=wait_exponential(FIRST_SAVE_WAIT, max=LAST_SAVE_WAIT),
             before_sleep=self._tell,
-            reraise=True,
         )
         try:
             attempts(lambda: self._vault().replace(self._id, token, expected_generation=replaces.generation))
         except StaleGeneration:
             return None
+        except RetryError:
+            raise self._given_up() from None
         return self.load()
 
     def _vault(self) -> Vault:
@@ -75,6 +86,14 @@ class VaultTokenStore:
             self._id,
             state.attempt_number,
         )
+
+    def _given_up(self) -> TokenNotSaved:
+        sentence = (
+            f"a refreshed token could not be saved for {SAVE_FOR:.0f} s: bring the pipeline's own database back within "
+            "three hours; until then the token before still works, after that the customer has to be connected again"
+        )
+        log.error("organization %s: %s", self._id, sentence)
+        return TokenNotSaved(sentence)
 
 
 def token_of(reply: TokenReply, *, previous_refresh_token: str = "") -> Token:

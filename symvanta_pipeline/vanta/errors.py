@@ -8,7 +8,7 @@ the index and the field name are taken out of them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -57,6 +57,20 @@ class GrantRefused(Permanent):
     """
 
     token_generation: int | None = None
+
+
+class ScopeMissing(Permanent):
+    """The grant stands, and no longer allows all that we need; nothing is sent with it.
+
+    Attributes:
+        scopes: those that are missing.
+    """
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        self.scopes = tuple(scopes)
+        super().__init__(
+            f"Vanta no longer grants {' '.join(self.scopes)}: nothing is sent until the customer is connected again"
+        )
 
 
 class ApplicationRefused(Permanent):

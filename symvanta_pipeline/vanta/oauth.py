@@ -30,7 +30,8 @@ LONGEST_LIFETIME = 86400.0  # seconds; a larger expires_in is a mistake, and a t
 JSON = "application/json"
 
 # requests-oauthlib and oauthlib write whole tokens at DEBUG, so their loggers stay above it whatever the root says.
-for _name in ("requests_oauthlib", "requests_oauthlib.oauth2_session", "oauthlib"):
+QUIET_LOGGERS = ("requests_oauthlib", "requests_oauthlib.oauth2_session", "oauthlib")
+for _name in QUIET_LOGGERS:
     logging.getLogger(_name).setLevel(logging.INFO)
 
 
@@ -52,7 +53,7 @@ class TokenReply:
 
     def missing_scopes(self) -> list[str]:
         """Return the scopes that we need and that the reply says were not granted."""
-        return [] if self.scope is None else sorted(set(SCOPES) - set(self.scope.split()))
+        return [] if self.scope is None else missing_scopes(self.scope)
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,11 @@ class Application:
             if not replies:
                 raise
         return _token_reply(json_object(check_token_reply(replies[-1])))
+
+
+def missing_scopes(granted: str) -> list[str]:
+    """Return the scopes that we need and that are not among those granted, which are separated by spaces."""
+    return sorted(set(SCOPES) - set(granted.split()))
 
 
 def send(call: Callable[[], Any]) -> Any:

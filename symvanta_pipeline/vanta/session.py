@@ -20,10 +20,11 @@ from symvanta_pipeline.vanta.errors import (
     AccessTokenRefused,
     GrantRefused,
     RateLimited,
+    ScopeMissing,
     Transient,
     check_resource_reply,
 )
-from symvanta_pipeline.vanta.oauth import JSON, TIMEOUT, Application, TokenReply, send
+from symvanta_pipeline.vanta.oauth import JSON, TIMEOUT, Application, TokenReply, missing_scopes, send
 
 REFRESH_MARGIN = timedelta(minutes=5)  # an access token that ends sooner is refreshed before it is used
 LONGEST_WAIT = 30.0  # seconds that a customer's lock may be held through waiting for a slot
@@ -47,6 +48,10 @@ class HeldToken(Protocol):
     @property
     def expires_at(self) -> datetime:
         """When the access token ends, aware."""
+
+    @property
+    def scope(self) -> str:
+        """What was granted, separated by spaces."""
 
     @property
     def generation(self) -> int:
@@ -98,8 +103,9 @@ class CustomerSession:
     ) -> tuple[requests.Response, HeldToken]:
         """Make one call with the customer's token and return the 200 and the token that it was made with.
 
-        One refresh and one repetition follow a refused access token. What may pass is tried again, the same
-        bytes each time, a few seconds apart; ``before_send`` runs immediately before each attempt.
+        One refresh and one repetition follow a refused access token, once in a session's life. What may pass is
+        tried again, the same bytes each time, a few seconds apart; ``before_send`` runs immediately before each
+        attempt.
 
         Raises:
             VantaError: whatever remains after that.
@@ -109,6 +115,8 @@ class CustomerSession:
         try:
             return self._send(token, method, path, payload, before_send), token
         except AccessTokenRefused:
+            if self._refused_generation is not None:
+                raise
             self._refused_generation = token.generation
             token = self._usable_token()
             return self._send(token, method, path, payload, before_send), token
@@ -135,7 +143,12 @@ class CustomerSession:
 
     def _usable_token(self) -> HeldToken:
         token = self._store.load()
-        return self._refreshed(token) if self._is_due(token) else token
+        if self._is_due(token):
+            token = self._refreshed(token)
+        # Looked at only now: a refresh that grants less has rotated the grant all the same, and had to be saved.
+        if missing := missing_scopes(token.scope):
+            raise ScopeMissing(missing)
+        return token
 
     def _is_due(self, token: HeldToken) -> bool:
         return token.generation == self._refused_generation or token.expires_at - REFRESH_MARGIN <= datetime.now(UTC)

@@ -177,18 +177,6 @@ def test_what_is_recorded_of_an_accepted_push(parts: Parts) -> None:
     assert not parts.is_locked(acme)
 
 
-def test_a_due_token_is_refreshed_once_and_saved_before_it_is_used(parts: Parts) -> None:
-    acme = parts.customer("acme", due=True)
-    [result] = parts.run("acme")
-    assert result.failure is None
-    assert [entry["status"] for entry in parts.journal(acme, "token")] == [200]
-    assert parts.token(acme).generation == 2
-    [result] = parts.run("acme")
-    assert len(parts.journal(acme, "token")) == 1
-    assert result.push is not None
-    assert result.push.recorded.token_generation == 2
-
-
 # What each failure means. The healthy customers before and after the broken one are done each time.
 
 
@@ -304,7 +292,7 @@ def test_a_failure_is_told_in_words_and_touches_nobody_else(parts: Parts, subtes
 
 
 def test_every_kind_of_error_has_a_failure_that_shows_it() -> None:
-    """Each row of the table is met by real means, in this file's table or in a test of its own below."""
+    """Each row of the table is met by real means, in this file's table, or in a test below or in ``tests/custody``."""
     own_tests = {"SourceUnavailable", "ApplicationRefused", "LedgerError"}
     shown = {"RulesBroken", "SourceChanged", "OrganizationGone", "GrantRefused", "Permanent", "VantaError"}
     assert {kind.__name__ for kind in OUTCOME_BY_ERROR} == own_tests | shown
@@ -364,66 +352,6 @@ def test_a_read_that_breaks_off_is_no_empty_read(parts: Parts, sym_url: str) -> 
     }
     assert parts.puts(broken) == []
     assert parts.at_vanta(healthy) == parts.at_sym(healthy)
-
-
-def test_a_revoked_grant_is_parked_once_and_told_and_a_reconnect_unparks(parts: Parts) -> None:
-    acme = parts.customer("acme")
-    at_vanta("revoke")(parts, acme)
-    [result] = parts.run("acme")
-    assert result.failure is not None
-    assert result.failure.outcome == parts.state(acme) == "parked"
-    parked = connections.find(parts.ledger, acme)
-    assert parked is not None
-    calls = [*parts.puts(acme), *parts.journal(acme, "token")]
-    assert [call["status"] for call in calls] == [401, 400]
-
-    [again] = parts.run("acme")
-    assert again.failure is not None
-    assert again.failure.outcome == "parked"
-    assert again.failure.sentence.startswith("parked since ")
-    assert "consent has to be given again" in again.failure.sentence
-    assert [*parts.puts(acme), *parts.journal(acme, "token")] == calls
-    assert connections.find(parts.ledger, acme) == parked
-
-    parts.connect(acme, "acme")
-    [reconnected] = parts.run("acme")
-    assert reconnected.failure is None
-    assert (parts.state(acme), parts.outcome(acme)) == ("connected", "accepted")
-
-
-def test_a_reconnect_during_the_refusal_is_not_parked(parts: Parts, symvanta_url: str) -> None:
-    """A newer token outranks the refusal of the one before it, even where it comes at the last moment."""
-    acme = parts.customer("acme")
-    at_vanta("revoke")(parts, acme)
-    with held(symvanta_url, "SELECT FROM connections FOR NO KEY UPDATE") as hold:
-
-        def reconnect() -> None:
-            # The refused one stands before the row that parking it needs; the person's consent comes first.
-            hold.until_somebody_waits("SELECT FROM connections")
-            parts.connect(acme, "acme", ledger=hold.connection)
-            hold.connection.commit()
-
-        with meanwhile(reconnect):
-            [result] = parts.run("acme")
-    assert result.failure is not None
-    assert parts.state(acme) == "connected"
-    [again] = parts.run("acme")
-    assert again.failure is None
-
-
-def test_our_own_secret_refused_stops_the_run_and_parks_nobody(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    organizations = [parts.customer(slug, due=True) for slug in ("first", "second", "third")]
-    monkeypatch.setenv("VANTA_CLIENT_SECRET", "vcs_canary_another")
-    results = parts.run("first", "second", "third")
-    cause = "Vanta refused our own application (invalid_client): check VANTA_CLIENT_ID and VANTA_CLIENT_SECRET"
-    assert sentences(results) == {
-        "first": ("failing", cause),
-        "second": ("failing", f"not tried: {cause}"),
-        "third": ("failing", f"not tried: {cause}"),
-    }
-    assert [len(parts.journal(o, "token")) for o in organizations] == [1, 0, 0]
-    assert [parts.state(o) for o in organizations] == ["connected"] * 3
-    assert [parts.outcome(o) for o in organizations] == ["failing", None, None]
 
 
 def test_a_ledger_that_goes_away_in_the_middle(parts: Parts, postgres: EmbeddedPostgres) -> None:

@@ -105,14 +105,5 @@ def test_a_path_that_is_none(customer: Any) -> None:
         put_accounts(customer.session(), "/v1/resources/users", customer.body(), before_send=lambda: None)
 
 
-def test_a_token_with_less_than_it_needs(customer: Any) -> None:
-    customer.expire()
-    customer.fault("token", "scope")
-    with pytest.raises(Refused, match="scope"):
-        put(customer)
-    assert customer.fired() == [1]
-    assert customer.calls() == ["refresh", "put"]
-
-
 def test_the_body_shows_in_no_repr(customer: Any) -> None:
     assert "ada@example.com" not in f"{customer.body()!r} {put(customer)!r}"

@@ -1,27 +1,20 @@
-"""A customer's session against the real stand-in, a real vault and real budgets."""
+"""A customer's session against the real stand-in, a real vault and real budgets: its calls, retries and slots.
+
+How it keeps a token alive is in ``tests/custody``.
+"""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from symvanta_pipeline.ledger import database
-from symvanta_pipeline.ledger.locks import customer_lock
-from symvanta_pipeline.ledger.vault import StoredToken, TokenUnreadable, Vault
-from symvanta_pipeline.sandbox.vanta.journal import fingerprint
-from symvanta_pipeline.token_store import NoToken, VaultTokenStore, token_of
-from symvanta_pipeline.vanta import oauth, session
+from symvanta_pipeline.ledger.vault import StoredToken, Vault
+from symvanta_pipeline.token_store import VaultTokenStore, token_of
+from symvanta_pipeline.vanta import session
 from symvanta_pipeline.vanta.budget import WouldWait
 from symvanta_pipeline.vanta.client import put_accounts
 from symvanta_pipeline.vanta.errors import (
-    AccessTokenRefused,
-    ApplicationRefused,
     BodyRefused,
     GrantRefused,
     RateLimited,
@@ -35,108 +28,7 @@ from symvanta_pipeline.vanta.session import ATTEMPTS, HeldToken
 
 # By the fixture `new_customer`; test modules cannot import one another.
 PATH = "/v1/resources/user_account/sync_all"
-SCRIPT = Path(__file__).with_name("session_process.py")
 Make = Callable[[], Any]
-
-
-class Meddled(VaultTokenStore):
-    """The vault, with something that happens in it just before or after one step; each happens once."""
-
-    def __init__(
-        self,
-        customer: Any,
-        *,
-        after_load: Callable[[], object] | None = None,
-        before_save: Callable[[], object] | None = None,
-    ) -> None:
-        super().__init__(customer.live, customer.keyring, customer.organization_id)
-        self._due: dict[str, Callable[[], object] | None] = {"after_load": after_load, "before_save": before_save}
-
-    def load(self) -> StoredToken:
-        token = super().load()
-        self._happen("after_load")
-        return token
-
-    def save(self, reply: TokenReply, *, replaces: HeldToken) -> StoredToken | None:
-        self._happen("before_save")
-        return super().save(reply, replaces=replaces)
-
-    def happened(self, step: str) -> bool:
-        return self._due[step] is None
-
-    def _happen(self, step: str) -> None:
-        action, self._due[step] = self._due[step], None
-        if action:
-            action()
-
-
-@pytest.mark.parametrize("left", [{"hours": 1}, {"minutes": 5, "seconds": 20}], ids=["new", "outside the margin"])
-def test_a_valid_token_is_used_as_it_is(customer: Any, left: dict[str, float]) -> None:
-    customer.expire(**left)
-    response, token = customer.put()
-    assert response.json() == {"success": True}
-    assert (customer.calls(), token.generation) == (["put"], 1)
-
-
-@pytest.mark.parametrize("left", [{"minutes": 4, "seconds": 59}, {"seconds": 0}, {"hours": -3}], ids=str)
-def test_a_token_that_ends_soon_is_refreshed_once_and_saved_before_it_is_used(
-    customer: Any, left: dict[str, float]
-) -> None:
-    old = customer.stored()
-    customer.expire(**left)
-    at_send: list[tuple[int, list[str]]] = []
-
-    def look() -> None:
-        # Over another connection: what it sees is committed.
-        at_send.append((customer.stored().generation, customer.calls()))
-
-    _, token = customer.put(before_send=look)
-    saved = customer.stored()
-    assert at_send == [(2, ["refresh"])]
-    assert customer.calls() == ["refresh", "put"]
-    assert customer.puts()[0]["token_fingerprint"] == fingerprint(saved.access_token) != fingerprint(old.access_token)
-    assert saved.refresh_token != old.refresh_token
-    assert saved.expires_at - datetime.now(UTC) > timedelta(minutes=55)
-    assert token.generation == 2
-    customer.put()
-    assert customer.calls() == ["refresh", "put", "put"]
-
-
-def test_a_reply_without_a_refresh_token_keeps_the_one_before(customer: Any) -> None:
-    old = customer.stored()
-    customer.expire()
-    customer.fault("token", "no_refresh_token")
-    customer.put()
-    assert customer.fired() == [1]
-    assert customer.stored().refresh_token == old.refresh_token
-    assert customer.stored().access_token != old.access_token
-
-
-def test_a_refused_access_token_is_refreshed_once_and_the_call_repeated(customer: Any) -> None:
-    customer.fault("put", "status", status=401)
-    response, token = customer.put()
-    assert (response.status_code, token.generation) == (200, 2)
-    assert customer.calls() == ["put", "refresh", "put"]
-    assert customer.fired() == [1]
-    first, second = customer.puts()
-    assert first["sha256"] == second["sha256"]
-    assert first["token_fingerprint"] != second["token_fingerprint"] == fingerprint(customer.stored().access_token)
-
-
-def test_a_second_refusal_ends_it(customer: Any) -> None:
-    customer.fault("put", "status", status=401, times=99)
-    with pytest.raises(AccessTokenRefused):
-        customer.put()
-    assert customer.calls() == ["put", "refresh", "put"]
-    assert customer.state() == "connected"
-
-
-def test_a_refused_access_token_that_somebody_renewed_is_not_renewed_again(customer: Any) -> None:
-    store = Meddled(customer, after_load=customer.consent)
-    _, token = customer.put(store)
-    assert customer.calls() == ["put", "put"]
-    assert [entry["status"] for entry in customer.puts()] == [401, 200]
-    assert token.generation == 2
 
 
 FAILURES: list[tuple[str, dict[str, Any]]] = [
@@ -211,38 +103,6 @@ def test_a_token_endpoint_that_fails_for_a_moment(customer: Any, kind: str) -> N
     assert customer.fired() == [ATTEMPTS - 1]
 
 
-def test_a_token_endpoint_that_stays_away_costs_nobody_their_connection(customer: Any) -> None:
-    customer.expire()
-    customer.fault("token", "status", status=503, body={"error": "invalid_grant"}, times=ATTEMPTS)
-    with pytest.raises(Unavailable):
-        customer.put()
-    assert customer.calls() == ["refresh"] * ATTEMPTS
-    customer.put()
-    assert customer.calls() == ["refresh"] * (ATTEMPTS + 1) + ["put"]
-
-
-@pytest.mark.parametrize("kind", ["drop_after", "no_access_token", "invalid_json", "slow"])
-def test_a_reply_that_was_lost_after_the_rotation_is_asked_for_again(
-    customer: Any, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    customer.expire()
-    monkeypatch.setattr(oauth, "TIMEOUT", (5.0, 1.0))
-    customer.fault("token", kind, delay=2)
-    customer.put()
-    assert customer.calls() == ["refresh", "refresh", "put"]
-    assert customer.fired() == [1]
-    assert customer.stored().generation == 2
-    assert customer.puts()[0]["token_fingerprint"] == fingerprint(customer.stored().access_token)
-
-
-def test_a_rotation_that_a_killed_process_lost_is_recovered_by_the_next_one(customer: Any) -> None:
-    customer.expire()
-    customer.application.refresh(customer.stored().refresh_token)  # and nobody saves what it says
-    customer.put()
-    assert customer.calls() == ["refresh", "refresh", "put"]
-    assert customer.stored().generation == 2
-
-
 def pauses(customer: Any, *names: str) -> list[tuple[int, float]]:
     """How often each budget was paused, and for how many seconds from now."""
     rows = customer.ledger.execute(
@@ -285,18 +145,6 @@ def test_a_long_pause_gives_the_customer_up_and_holds_everybody_back(
     assert seconds - 30 < left <= seconds
 
 
-def test_a_429_of_the_token_endpoint_pauses_people_too(customer: Any) -> None:
-    customer.expire()
-    customer.fault("token", "status", status=429, retry_after=300)
-    with pytest.raises(WouldWait):
-        customer.put()
-    assert customer.calls() == ["refresh"]
-    assert customer.stored().generation == 1
-    assert [count for count, _ in pauses(customer, "token_background", "token_interactive")] == [1, 1]
-    with pytest.raises(WouldWait):
-        customer.budgets.token_interactive.take(max_wait=10)
-
-
 def test_a_429_that_never_ends_is_given_up(customer: Any) -> None:
     customer.fault("put", "status", status=429, retry_after=0, times=99)
     with pytest.raises(RateLimited):
@@ -312,42 +160,6 @@ def test_a_refused_grant_names_its_generation_and_nothing_is_sent(customer: Any)
     assert caught.value.token_generation == 1
     assert customer.calls() == ["refresh"]
     assert customer.stored().generation == 1
-
-
-def test_a_refused_grant_counts_only_if_the_vault_holds_nothing_newer(customer: Any) -> None:
-    customer.expire()
-    # A person reconnects while this process is about to refresh: the old refresh token is dead by then.
-    store = Meddled(customer, after_load=customer.consent)
-    _, token = customer.put(store)
-    assert store.happened("after_load")
-    assert customer.calls() == ["refresh", "put"]
-    assert (token.generation, customer.state()) == (2, "connected")
-    assert customer.puts()[0]["token_fingerprint"] == fingerprint(customer.stored().access_token)
-
-
-def test_our_own_application_being_refused_is_no_refused_grant(customer: Any) -> None:
-    customer.expire()
-    customer.fault("token", "status", status=401, body={"error": "invalid_client"})
-    with pytest.raises(ApplicationRefused):
-        customer.put()
-    assert customer.calls() == ["refresh"]
-
-
-def test_a_database_that_is_away_for_a_moment_costs_no_token(customer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    customer.expire()
-    terminated: list[tuple[bool]] = []
-
-    def terminate() -> None:
-        pid = customer.live.get().info.backend_pid
-        terminated.extend(customer.ledger.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchall())
-
-    with caplog.at_level(logging.WARNING):
-        _, token = customer.put(Meddled(customer, before_save=terminate))
-    assert terminated == [(True,)]
-    assert "cannot be saved yet, attempt 1" in caplog.text
-    assert customer.calls() == ["refresh", "put"]
-    assert token.generation == customer.stored().generation == 2
-    assert customer.stored().access_token not in caplog.text
 
 
 def test_a_save_whose_answer_was_lost_is_found_to_be_done(customer: Any) -> None:
@@ -368,25 +180,6 @@ def test_a_save_whose_answer_was_lost_is_found_to_be_done(customer: Any) -> None
     assert customer.calls() == ["refresh", "put"]
 
 
-def test_a_newer_token_in_the_vault_is_used_and_not_overwritten(customer: Any) -> None:
-    customer.expire()
-    # A person's callback is served between the refresh and its save; at Vanta theirs is the newer authorization.
-    store = Meddled(customer, before_save=customer.consent)
-    _, token = customer.put(store)
-    assert store.happened("before_save")
-    assert token.generation == customer.stored().generation == 2
-    assert customer.calls() == ["refresh", "put"]
-    assert customer.puts()[0]["token_fingerprint"] == fingerprint(customer.stored().access_token)
-
-
-def test_a_customer_who_was_disconnected_meanwhile_is_not_sent(customer: Any) -> None:
-    customer.expire()
-    erase = lambda: Vault(customer.ledger, customer.keyring).erase(customer.organization_id)  # noqa: E731
-    with pytest.raises(NoToken):
-        customer.put(Meddled(customer, before_save=erase))
-    assert customer.calls() == ["refresh"]
-
-
 def test_a_body_never_meets_another_customers_session(new_customer: Make) -> None:
     one, two = new_customer(), new_customer()
     one.expire()
@@ -397,21 +190,6 @@ def test_a_body_never_meets_another_customers_session(new_customer: Make) -> Non
     # The same call with the right body goes through: it is the swap that was refused.
     put_accounts(one.session(), PATH, one.body(), before_send=lambda: None)
     assert one.calls() == ["refresh", "put"]
-
-
-def test_another_customers_token_in_the_vault_is_never_used(new_customer: Make) -> None:
-    one, two = new_customer(), new_customer()
-    swapped = one.ledger.execute(
-        "UPDATE tokens SET key_id = o.key_id, access_token = o.access_token, refresh_token = o.refresh_token "
-        "FROM tokens AS o WHERE tokens.organization_id = %s AND o.organization_id = %s",
-        [two.organization_id, one.organization_id],
-    )
-    assert swapped.rowcount == 1
-    for left in ({"hours": 1}, {"hours": -1}):
-        two.expire(**left)
-        with pytest.raises(TokenUnreadable, match=two.tenant):
-            put_accounts(two.session(), PATH, two.body(), before_send=lambda: pytest.fail("about to send"))
-    assert (one.calls(), two.calls()) == ([], [])
 
 
 def test_a_brake_right_before_the_call_keeps_it_from_being_made(customer: Any) -> None:
@@ -493,44 +271,3 @@ def test_no_failure_tells_a_token(customer: Any, caplog: pytest.LogCaptureFixtur
     for secret in (token.access_token, token.refresh_token, customer.application.client_secret):
         assert secret not in "".join(told)
         assert secret not in caplog.text
-
-
-def test_two_processes_refresh_a_customer_once(customer: Any, ledger_url: str) -> None:
-    customer.expire()
-    command = [sys.executable, str(SCRIPT), ledger_url, customer.vanta.url, customer.tenant]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        with customer_lock(ledger_url, customer.organization_id):
-            for process in processes:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "busy\n"
-            assert customer.calls() == []
-        generations = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert generations == ["2\n", "2\n"]
-    assert sorted(customer.calls()) == ["put", "put", "refresh"]
-    assert customer.stored().generation == 2
-
-
-def test_a_save_gives_up_in_the_end(
-    customer: Any, ledger_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setattr("symvanta_pipeline.token_store.SAVE_FOR", 0.2)
-    customer.expire()
-    name = psycopg.conninfo.conninfo_to_dict(ledger_url)["dbname"]
-
-    def allow_connections(*, allowed: bool) -> None:
-        with database.connect(ledger_url.replace(f"/{name}", "/postgres")) as admin:
-            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {allowed}'.encode())
-
-    def lock_out() -> None:
-        allow_connections(allowed=False)
-        customer.ledger.execute("SELECT pg_terminate_backend(%s, 5000)", [customer.live.get().info.backend_pid])
-
-    request.addfinalizer(lambda: allow_connections(allowed=True))
-    with pytest.raises((psycopg.OperationalError, database.LedgerUnavailable)):
-        customer.put(Meddled(customer, before_save=lock_out))
-    assert customer.calls() == ["refresh"]
