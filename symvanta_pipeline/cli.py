@@ -27,6 +27,7 @@ from symvanta_pipeline.settings import (
     KeySettings,
     LedgerSettings,
     LoginSettings,
+    SettingsError,
     SourceSettings,
     VantaSettings,
     is_loopback,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 240
 DEFAULT_PORT = 3080
+LONGEST_SHOWN = 100  # characters of a name that somebody typed
 # A name, told apart from its namesakes by the first characters of an organization's id.
 _PINNED = re.compile(r"(.+)-([0-9a-f]{8})")
 
@@ -103,17 +105,16 @@ def connect(slug: str, *, no_browser: bool, port: int, timeout: int) -> None:
         load(group)
     from symvanta_pipeline.connect.office import open_office
     from symvanta_pipeline.connect.terminal import callback_server
-    from symvanta_pipeline.ledger import audit
 
     with open_office() as office, office.desk() as desk, callback_server(port) as server:
         candidate = _candidate(desk.ledger, slug)
+        _require_alive(candidate)
         request = desk.ask(candidate, server.redirect_uri)
         click.echo(request.url)
         sys.stdout.flush()
         if not no_browser:
             webbrowser.open(request.url)
-        connection = desk.take(request, server.wait(timeout))
-        audit.record(desk.ledger.get(), "connected", organization_id=candidate.organization_id, actor=_operator())
+        connection = desk.take(request, server.wait(timeout), actor=_operator())
     click.echo(f"{connection.customer} is connected; its first sync follows by itself within seconds.", err=True)
 
 
@@ -121,22 +122,13 @@ def connect(slug: str, *, no_browser: bool, port: int, timeout: int) -> None:
 @click.argument("slug")
 def disconnect(slug: str) -> None:
     """End a customer's connection: revoke it at Vanta, erase the token, stop scheduling; history stays."""
-    for group in (SourceSettings, LedgerSettings, DagsterSettings, VantaSettings, KeySettings):
+    for group in (LedgerSettings, VantaSettings, KeySettings):
         load(group)
     from symvanta_pipeline.connect.consent import ConsentError
-    from symvanta_pipeline.connect.office import open_office
-    from symvanta_pipeline.ledger import audit
+    from symvanta_pipeline.connect.office import leaving_desk
 
-    with open_office() as office, office.desk() as desk:
-        candidate = _candidate(desk.ledger, slug)
-        departure = desk.leave(candidate.organization_id)
-        audit.record(
-            desk.ledger.get(),
-            "disconnected",
-            organization_id=candidate.organization_id,
-            actor=_operator(),
-            detail=departure.trouble,
-        )
+    with leaving_desk() as desk:
+        departure = desk.leave(_candidate(desk.ledger, slug, needs_sym=False).organization_id, actor=_operator())
     customer = departure.connection.customer
     if departure.trouble:
         raise ConsentError(
@@ -244,19 +236,22 @@ def _ledger(url: str) -> Iterator["LiveConnection"]:
         yield ledger
 
 
-def _candidate(ledger: "LiveConnection", name: str) -> "Candidate":
+def _candidate(ledger: "LiveConnection", name: str, *, needs_sym: bool = True) -> "Candidate":
     """Find an organization by partition key or today's slug, either of them also with ``-`` and 8 characters of the id.
 
     A key stays with its organization for ever while slugs move on, so that one name may come to mean two of them:
-    then nothing is guessed, since a consent for the wrong one would show its users to a stranger.
+    then nothing is guessed, since a consent for the wrong one would show its users to a stranger. Where Sym is not
+    needed and does not answer, a name is a partition key.
     """
     from symvanta_pipeline.connect.consent import ConsentError
 
-    found = _named(ledger, name)
+    found = _named(ledger, name, needs_sym=needs_sym)
     if not found and (pinned := _PINNED.fullmatch(name)):
-        found = [c for c in _named(ledger, pinned[1]) if str(c.organization_id).startswith(pinned[2])]
+        named = _named(ledger, pinned[1], needs_sym=needs_sym)
+        found = [candidate for candidate in named if str(candidate.organization_id).startswith(pinned[2])]
     if not found:
-        raise ConsentError(f"no organization has the slug {name!r}, and no customer this name: compare it with Sym")
+        shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+        raise ConsentError(f"no organization has the slug {shown!r}, and no customer this name: compare it with Sym")
     if len(found) > 1:
         key, slug = (f"{name}-{str(candidate.organization_id)[:8]}" for candidate in found)
         raise ConsentError(
@@ -265,19 +260,33 @@ def _candidate(ledger: "LiveConnection", name: str) -> "Candidate":
     return found[0]
 
 
-def _named(ledger: "LiveConnection", name: str) -> "list[Candidate]":
+def _named(ledger: "LiveConnection", name: str, *, needs_sym: bool) -> "list[Candidate]":
     """Return the organization with this partition key, and the one with this slug where that is another one."""
     from symvanta_pipeline.connect.consent import Candidate
     from symvanta_pipeline.ledger import connections
-    from symvanta_pipeline.sym.source import find_organization
+    from symvanta_pipeline.sym.source import SourceError, find_organization
 
-    found = []
+    found, organization = [], None
     if known := connections.by_customer(ledger.get(), name):
         found.append(Candidate(known.organization_id, known.customer))
-    organization = find_organization(load(SourceSettings).sym_database_url.get_secret_value(), name)
+    try:
+        organization = find_organization(load(SourceSettings).sym_database_url.get_secret_value(), name)
+    except (SettingsError, SourceError):
+        if needs_sym:
+            raise
     if organization and not (known and known.organization_id == UUID(organization.id)):
         found.append(Candidate(UUID(organization.id), organization.slug))
     return found
+
+
+def _require_alive(candidate: "Candidate") -> None:
+    """Refuse to connect an organization that Sym has deleted; a partition key outlives it."""
+    from symvanta_pipeline.connect.consent import ConsentError
+    from symvanta_pipeline.sym.source import organization_of
+
+    url = load(SourceSettings).sym_database_url.get_secret_value()
+    if organization_of(url, candidate.organization_id) is None:
+        raise ConsentError(f"the organization {candidate.organization_id} is gone from Sym: nothing can be connected")
 
 
 def _operator() -> str:

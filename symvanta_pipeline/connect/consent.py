@@ -6,32 +6,48 @@ it (``terminal`` and ``app``), who may do it (``office``).
 
 import hmac
 import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from datetime import timedelta
+from typing import Final, TypeVar
 from uuid import UUID
 
+import psycopg
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from symvanta_pipeline.ledger import connections
+from symvanta_pipeline.ledger import audit, connections
 from symvanta_pipeline.ledger.connections import Connection
+from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import consent_lock
-from symvanta_pipeline.ledger.vault import KeyRing, TokenUnreadable, Vault
+from symvanta_pipeline.ledger.vault import KeyRing, StoredToken, Token, TokenUnreadable, Vault
 from symvanta_pipeline.token_store import token_of
 from symvanta_pipeline.vanta.budget import RateBudgets, WouldWait
 from symvanta_pipeline.vanta.errors import RateLimited, Unavailable, VantaError
 from symvanta_pipeline.vanta.oauth import Application, TokenReply
 
-LONGEST_WAIT = 90.0  # seconds that a person is kept waiting for a rate slot; Vanta's window is a minute
+LONGEST_WAIT = 70.0  # seconds that a person is kept waiting for rate slots; Vanta's window is a minute
+LOCK_WAIT = 3.0  # seconds to wait for somebody else's step on the same organization; two of them are rare
 EXCHANGE_ATTEMPTS = 2  # a code works once, so trying again helps only where Vanta never got to it
-SUSPEND_ROUNDS = 3  # tokens that a run under way may save while they are being suspended
+# Whoever can sign in could otherwise use up the token budget of all customers with made-up codes.
+MOST_ATTEMPTS, ATTEMPTS_WITHIN = 10, timedelta(minutes=10)
+ATTEMPTS: Final[tuple[audit.Event, ...]] = ("connected", "reconnected", "consent_failed")
 
 _T = TypeVar("_T")
 
 
 class ConsentError(Exception):
     """There is no consent, and nothing was stored; the text is safe to show."""
+
+
+class NoLongerAllowed(ConsentError):
+    """Whoever gave the consent may not do so any more; nothing was stored."""
+
+
+class TooManyAttempts(ConsentError):
+    """So many consents of one organization were tried that a pause is due; nothing was asked of Vanta."""
 
 
 class NotRegistered(Exception):
@@ -115,36 +131,42 @@ class Desk:
         )
         return Request(candidate, redirect_uri, state, url)
 
-    def take(self, request: Request, answer: Answer, *, connected_by: str | None = None) -> Connection:
-        """Exchange the code, store the token, register the partition.
+    def take(
+        self,
+        request: Request,
+        answer: Answer,
+        *,
+        actor: str | None = None,
+        connected_by: str | None = None,
+        still_allowed: Callable[[], bool] = lambda: True,
+    ) -> Connection:
+        """Exchange the code, store the token, register the partition; what came of it goes into the audit log.
 
         The token is stored before the partition is registered: a registration that is lost is repaired by the
         sensor, a lost token is not.
 
+        Args:
+            request: what was asked for.
+            answer: what came back.
+            actor: who did it, for the audit log.
+            connected_by: ``users.id`` of who gave the consent; None from a terminal.
+            still_allowed: asked immediately before the exchange and before storing, since both are waited for.
+
         Raises:
-            ConsentError: it was denied, the answer belongs to another request, scopes are missing, or the rate
-                budget is paused for long.
-            VantaError: the code was not accepted. LedgerError: nothing could be stored.
+            ConsentError: it was denied, the answer belongs to another request, scopes are missing, it is tried too
+                often or by somebody who may not any more, or the rate budget is paused for long.
+            VantaError: the code was not accepted. LedgerError: nothing could be stored; see also ``LockBusy``.
             NotRegistered: all is well but for the registration.
         """
-        if not hmac.compare_digest(answer.state.encode(), request.state.encode()):
-            raise ConsentError("the answer does not belong to this request (wrong state): start again")
-        if answer.error:
-            denied = answer.error == "access_denied"
-            raise ConsentError("consent was denied" if denied else "Vanta's consent page reported an error")
-        if not answer.code:
-            raise ConsentError("Vanta's answer holds no authorization code: start again")
-        organization_id = request.candidate.organization_id
-        with consent_lock(self.ledger.url, organization_id):
-            token = token_of(self._exchange(request, answer.code))
-            connection = connections.connect_customer(
-                self.ledger.get(),
-                self.keyring,
-                organization_id,
-                request.candidate.slug,
-                token,
-                connected_by=connected_by,
-            )
+        try:
+            connection = self._taken(request, answer, actor, connected_by, still_allowed)
+        except (ConsentError, VantaError, LedgerError) as error:
+            organization_id = request.candidate.organization_id
+            with suppress(psycopg.Error, LedgerError):  # what went wrong is told in any case
+                audit.record(
+                    self.ledger.get(), "consent_failed", organization_id=organization_id, actor=actor, detail=str(error)
+                )
+            raise
         try:
             self.register(connection.customer)
         except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises, the token is safe
@@ -154,46 +176,107 @@ class Desk:
             ) from None
         return connection
 
-    def leave(self, organization_id: UUID) -> Departure:
-        """Disconnect an organization: stop scheduling it, ask Vanta to end the grant, erase the token.
+    def leave(self, organization_id: UUID, *, actor: str | None = None) -> Departure:
+        """Disconnect an organization: stop scheduling it, erase its token, and ask Vanta to end the grant.
 
-        The token is erased whatever Vanta answers; partition and history stay. Safe to repeat, and repeating finishes
-        what a crash left half done.
+        The token is erased first and whatever Vanta answers, so that nothing can leave it behind; partition and
+        history stay. Safe to repeat.
 
         Raises:
-            ConsentError: it was never connected. LedgerError: nothing could be stored.
+            ConsentError: it was never connected. LedgerError: nothing was changed; see also ``LockBusy``.
         """
-        with consent_lock(self.ledger.url, organization_id):
-            # First, so that nothing is sent from here on, whatever becomes of the rest.
-            connection = connections.mark_disconnected(self.ledger.get(), organization_id)
-            if connection is None:
+        with consent_lock(self.ledger.url, organization_id, wait=LOCK_WAIT):
+            before = connections.find(self.ledger.get(), organization_id)
+            if before is None:
                 raise ConsentError("this organization was never connected to Vanta")
-            return Departure(connection, self._suspend_and_erase(organization_id))
+            connection, trouble = self.ledger.get(), None
+            with connection.transaction():
+                departed = connections.mark_disconnected(connection, organization_id) or before
+                try:
+                    token = self._erased(Vault(connection, self.keyring), organization_id)
+                except TokenUnreadable:
+                    token, trouble = None, "its token cannot be read, so that it cannot be named to Vanta"
+                    Vault(connection, self.keyring).erase(organization_id)
+                if token or trouble or before.state != "disconnected":
+                    audit.record(connection, "disconnected", organization_id=organization_id, actor=actor)
+            trouble = self._suspend(token.refresh_token) if token else trouble
+            if trouble:
+                with suppress(psycopg.Error, LedgerError):  # it is told in any case
+                    audit.record(
+                        self.ledger.get(),
+                        "suspension_failed",
+                        organization_id=organization_id,
+                        actor=actor,
+                        detail=trouble,
+                    )
+            return Departure(departed, trouble)
 
-    def _suspend_and_erase(self, organization_id: UUID) -> str | None:
-        """Return why Vanta could not be told, if so."""
-        vault = Vault(self.ledger.get(), self.keyring)
-        trouble = None
-        for _ in range(SUSPEND_ROUNDS):
+    def _taken(
+        self,
+        request: Request,
+        answer: Answer,
+        actor: str | None,
+        connected_by: str | None,
+        still_allowed: Callable[[], bool],
+    ) -> Connection:
+        _require_good(request, answer)
+        organization_id = request.candidate.organization_id
+        self.ledger.fresh()  # somebody at a terminal may have taken long to decide
+        with consent_lock(self.ledger.url, organization_id, wait=LOCK_WAIT):
+            known = self._require_possible(request.candidate)
+            _require(still_allowed)
+            reply = self._exchange(request, answer.code)
             try:
-                token = vault.load(organization_id)
-            except TokenUnreadable:
-                trouble = "its token cannot be read"
-                break
-            if token is None:
-                return trouble
-            trouble = self._suspend(token.refresh_token)
-            # A run under way may have refreshed in between: then that newer token is still to be told of.
+                token = _token(reply)
+                _require(still_allowed)
+                return self._stored(request.candidate, token, actor, connected_by)
+            except (ConsentError, LedgerError, psycopg.Error):
+                # Nobody keeps this token. Ending its grant may end an earlier one's too, which is perhaps still good.
+                if known is None or known.state == "disconnected":
+                    self._suspend(reply.refresh_token or reply.access_token)
+                raise
+
+    def _require_possible(self, candidate: Candidate) -> Connection | None:
+        """Refuse, before the code is used, what could not be stored, or is tried too often; return what is known."""
+        known = connections.find(self.ledger.get(), candidate.organization_id)
+        if known is None:
+            connections.require_usable(candidate.slug)
+        tried = audit.count(self.ledger.get(), candidate.organization_id, ATTEMPTS, within=ATTEMPTS_WITHIN)
+        if tried >= MOST_ATTEMPTS:
+            minutes = ATTEMPTS_WITHIN.total_seconds() / 60
+            raise TooManyAttempts(f"{tried} consents were tried within {minutes:.0f} minutes: start again after that")
+        return known
+
+    def _stored(self, candidate: Candidate, token: Token, actor: str | None, connected_by: str | None) -> Connection:
+        """Store the token and write down who connected, both or neither."""
+        ledger = self.ledger.get()
+        with ledger.transaction():
+            connection = connections.connect_customer(
+                ledger, self.keyring, candidate.organization_id, candidate.slug, token, connected_by=connected_by
+            )
+            audit.record(
+                ledger,
+                "connected" if connection.generation == 1 else "reconnected",
+                organization_id=candidate.organization_id,
+                actor=actor,
+            )
+        return connection
+
+    def _erased(self, vault: Vault, organization_id: UUID) -> StoredToken | None:
+        """Erase the token and return it: the very newest, which a run under way may just be saving."""
+        while (token := vault.load(organization_id)) is not None:
             if vault.erase(organization_id, expected_generation=token.generation):
-                return trouble
-        vault.erase(organization_id)
-        return trouble
+                return token
+        return None
 
     def _suspend(self, token: str) -> str | None:
+        """Ask Vanta to end a grant; return why it could not be told, if so."""
         try:
             self._within_budget(lambda: self.application.suspend(token))
-        except (ConsentError, VantaError) as error:
+        except (ConsentError, VantaError, LedgerError) as error:
             return str(error)
+        except psycopg.Error as error:
+            return f"the pipeline's own database failed ({type(error).__name__})"
         return None
 
     def _exchange(self, request: Request, code: str) -> TokenReply:
@@ -207,17 +290,14 @@ class Desk:
                 )
             )
         )
-        if missing := reply.missing_scopes():
-            raise ConsentError(f"Vanta granted less than is needed; missing: {', '.join(missing)}")
-        if not reply.refresh_token:
-            raise ConsentError("Vanta's answer holds no refresh token: start again")
         return reply
 
     def _within_budget(self, call: Callable[[], _T]) -> _T:
         """Make one call of the token endpoint, in a slot that the hourly runs cannot take."""
-        budget = self.budgets.token_interactive
+        budget, until = self.budgets.token_interactive, time.monotonic() + LONGEST_WAIT
         try:
-            budget.spend(budget.take(LONGEST_WAIT), LONGEST_WAIT)
+            slot = budget.take(LONGEST_WAIT)
+            budget.spend(slot, max(0.0, until - time.monotonic()))
         except WouldWait as busy:
             raise ConsentError(
                 f"Vanta's rate limit leaves no room for {busy.seconds:.0f} s: start again after that"
@@ -227,3 +307,28 @@ class Desk:
         except RateLimited as error:
             budget.pause(error.pause)
             raise
+
+
+def _require_good(request: Request, answer: Answer) -> None:
+    """Refuse an answer that is none, or is another request's."""
+    if not hmac.compare_digest(answer.state.encode(), request.state.encode()):
+        raise ConsentError("the answer does not belong to this request (wrong state): start again")
+    if answer.error:
+        denied = answer.error == "access_denied"
+        raise ConsentError("consent was denied" if denied else "Vanta's consent page reported an error")
+    if not answer.code:
+        raise ConsentError("Vanta's answer holds no authorization code: start again")
+
+
+def _require(still_allowed: Callable[[], bool]) -> None:
+    if not still_allowed():
+        raise NoLongerAllowed("whoever gave this consent may not connect the organization any more")
+
+
+def _token(reply: TokenReply) -> Token:
+    """Turn a reply into what is stored, if it is enough to work with."""
+    if missing := reply.missing_scopes():
+        raise ConsentError(f"Vanta granted less than is needed; missing: {', '.join(missing)}")
+    if not reply.refresh_token:
+        raise ConsentError("Vanta's answer holds no refresh token: start again")
+    return token_of(reply)

@@ -1,7 +1,7 @@
 """What holds for every request and every page of the connect app, whatever it is about.
 
 Belongs here: limits, security headers, the log line, the end of an error that nobody foresaw. Does not belong here:
-sessions and permissions (``routes``).
+sessions and permissions (``app``).
 
 Sources for the headers: OWASP's HTTP Headers and Content Security Policy cheat sheets.
 """
@@ -9,7 +9,7 @@ Sources for the headers: OWASP's HTTP Headers and Content Security Policy cheat 
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,22 +21,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MOST_BODY_BYTES: Final = 16 * 1024
 MOST_HEADER_BYTES: Final = 16 * 1024
 METHODS: Final = ("GET", "POST")
+LONGEST_METHOD: Final = 10  # characters of it in the log
 
 log = logging.getLogger(__name__)
 
 
-def security_headers(*, forms_lead_to: Sequence[str], https: bool) -> dict[str, str]:
+def security_headers(*, forms_lead_to: Iterable[str], https: bool) -> dict[str, str]:
     """Return the headers of every answer.
 
+    Browsers hold a form's whole chain of redirects to ``form-action``, and block it without a word: nobody can list the
+    hosts that Vanta's or Sym's login redirect to in turn, so that any https one is allowed.
+
     Args:
-        forms_lead_to: origins that a form's answer may redirect to: browsers hold redirects to form-action, too.
+        forms_lead_to: origins without https that a form may lead to: stand-ins on this machine.
         https: whether the app is reached by https.
     """
     policy = {
         "default-src": "'none'",
         "style-src": "'self'",
         "img-src": "'self'",
-        "form-action": " ".join(["'self'", *forms_lead_to]),
+        "form-action": " ".join(["'self'", "https:", *sorted(o for o in forms_lead_to if o.startswith("http:"))]),
         "frame-ancestors": "'none'",
         "base-uri": "'none'",
     }
@@ -57,6 +61,10 @@ def origin_of(url: str) -> str:
     """Return scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
+
+
+class ClientGone(Exception):
+    """Whoever sent the request went away before it was complete."""
 
 
 class Guard:
@@ -98,17 +106,24 @@ class Guard:
         finally:
             # The page's name and not the path: its query holds codes and states.
             page = getattr(scope.get("endpoint"), "__name__", "static or unknown")
-            log.info("%s %s %d %.0f ms", scope["method"], page, status, 1000 * (time.monotonic() - started))
+            log.info(
+                "%s %s %d %.0f ms", scope["method"][:LONGEST_METHOD], page, status, 1000 * (time.monotonic() - started)
+            )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in METHODS:  # a HEAD, too, would use up a state
-            await self._problem(405)(scope, receive, send)
+            refused = self._problem(405)
+            refused.headers["Allow"] = ", ".join(METHODS)
+            await refused(scope, receive, send)
             return
         # uvicorn bounds only headers that come in several pieces.
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
             await self._problem(431)(scope, receive, send)
             return
-        body = await _bounded_body(receive)
+        try:
+            body = await _bounded_body(receive)
+        except ClientGone:
+            return
         if body is None:
             await self._problem(413)(scope, receive, send)
             return
@@ -117,10 +132,12 @@ class Guard:
 
 
 async def _bounded_body(receive: Receive) -> bytes | None:
-    """Read the whole body; None where it is too large."""
+    """Read the whole body; None where it is too large. What was cut off is none at all."""
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
         body += bytes(message.get("body", b""))
         if len(body) > MOST_BODY_BYTES:
             return None

@@ -27,6 +27,7 @@ from symvanta_pipeline.settings import is_loopback
 
 TIMEOUT: Final = (5.0, 10.0)  # seconds to connect, and between bytes of a reply
 METADATA_LIFETIME: Final = 3600.0  # seconds that a discovery document is kept
+FAILURE_LIFETIME: Final = 5.0  # seconds that a failure to fetch it is remembered
 KEYS_PAUSE: Final = 30.0  # seconds between two looks for a key that is not known
 LEEWAY: Final = 120  # seconds that the issuer's clock may differ from ours
 LONGEST_SUBJECT: Final = 255  # characters; OpenID Connect Core, 2
@@ -238,24 +239,44 @@ class Login:
 
 
 class _Cached(Generic[_T]):
-    """One value that is fetched when it is needed, kept for a while, and fetched by one thread at a time."""
+    """One value that is fetched when it is needed, kept for a while, and fetched by one thread at a time.
+
+    A value that cannot be renewed is kept; where there is none, a failure is remembered for some seconds, so that those
+    who wait behind it do not each wait for one of their own.
+    """
 
     def __init__(self, fetch: Callable[[], _T], lifetime: float) -> None:
         self._fetch = fetch
         self._lifetime = lifetime
         self._lock = threading.Lock()
         self._held: tuple[float, _T] | None = None
+        self._failed: tuple[float, LoginUnavailable] | None = None
 
     def get(self) -> _T:
-        """Return the value, however it was come by."""
+        """Return the value, however it was come by.
+
+        Raises:
+            LoginUnavailable: there is none.
+        """
         return self.renewed(not_before=self._lifetime)
 
     def renewed(self, *, not_before: float) -> _T:
         """Return the value, fetched anew if it is that many seconds old."""
         with self._lock:
-            if self._held is None or time.monotonic() - self._held[0] >= not_before:
-                self._held = (time.monotonic(), self._fetch())
+            if self._held is not None and time.monotonic() - self._held[0] < not_before:
+                return self._held[1]
+            if self._failed is None or time.monotonic() - self._failed[0] >= FAILURE_LIFETIME:
+                self._try()
+            if self._held is None:
+                assert self._failed is not None  # noqa: S101 - a try leaves one or the other
+                raise LoginUnavailable(str(self._failed[1]))
             return self._held[1]
+
+    def _try(self) -> None:
+        try:
+            self._held, self._failed = (time.monotonic(), self._fetch()), None
+        except LoginUnavailable as error:
+            self._failed = (time.monotonic(), error)
 
 
 def _json_object(url: str) -> dict[str, Any]:

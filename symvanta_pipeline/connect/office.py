@@ -5,7 +5,7 @@ pages (``app``), what a command prints.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.vault import KeyRing, Vault
 from symvanta_pipeline.settings import KeySettings, LedgerSettings, SourceSettings, VantaSettings, load
 from symvanta_pipeline.sym.people import Membership, memberships, user_name
+from symvanta_pipeline.sym.source import find_organization
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.oauth import Application
 
@@ -56,9 +57,39 @@ class Office:
             return "you"
         return user_name(self.sym_url, organization_id, user_id) or "an admin who has left"
 
+    def organization_id(self, slug: str) -> UUID | None:
+        """Return whose slug this is today, for the audit log alone."""
+        found = find_organization(self.sym_url, slug)
+        return UUID(found.id) if found else None
+
     def memberships(self, subject: str) -> list[Membership]:
         """Return every Sym user that a signed-in person is, asked afresh each time."""
         return memberships(self.sym_url, subject)
+
+
+@contextmanager
+def leaving_desk() -> Iterator[Desk]:
+    """Open a desk that is good for disconnecting alone: it needs neither Sym's database, nor Dagster's, nor every key.
+
+    Raises:
+        SettingsError, LedgerError: something is missing; the text says what to do.
+    """
+    ledger, vanta, keys = load(LedgerSettings), load(VantaSettings), load(KeySettings)
+    ledger_url = ledger.symvanta_database_url.get_secret_value()
+    database.require_current(ledger_url)
+    application = Application.from_settings(vanta)
+    with closing(application.adapter), LiveConnection(ledger_url) as connection:
+        yield Desk(
+            application=application,
+            budgets=RateBudgets.from_settings(connection.get, vanta),
+            ledger=connection,
+            keyring=KeyRing(keys.symvanta_token_keys.get_secret_value()),
+            register=_never,
+        )
+
+
+def _never(customer: str) -> None:
+    raise AssertionError(f"{customer} is being disconnected, and registers nothing")
 
 
 @contextmanager

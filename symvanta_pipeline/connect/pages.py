@@ -35,9 +35,14 @@ PROBLEMS: Final = {
     405: ("This is not possible here", "Please start again."),
     413: ("This request is too large", "Please start again."),
     431: ("This browser sends too much", "Please delete this site's cookies and start again."),
-    500: ("Something went wrong on our side", "Nothing was sent to Vanta. Please try again in a few minutes."),
-    503: ("Not available right now", "Nothing was changed. Please try again in a few minutes."),
+    500: ("Something went wrong on our side", "Please look at your organization's page in a few minutes."),
+    503: ("Not available right now", "Please try again in a few minutes."),
 }
+NOT_CONFIRMED: Final = (
+    "Disconnected here, and not confirmed by Vanta",
+    "Sym sends nothing any more and has forgotten its permission, but could not tell Vanta so. Please remove Sym among "
+    "the integrations in Vanta, too.",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Step:
 
 
 SIGN_IN: Final = Step("Sign in", "/auth/login")
+AS_SOMEBODY_ELSE: Final = Step("Sign in as somebody else", "/auth/login?again")
 START_AGAIN: Final = Step("Start again", "/vanta/install")
 
 _environment = Environment(
@@ -70,10 +76,10 @@ def message(title: str, text: str, *, status: int, step: Step | None = None, csr
     return page("message", status=status, title=title, text=text, step=step, csrf=csrf)
 
 
-def problem(status: int) -> HTMLResponse:
+def problem(status: int, *, step: Step | None = None, csrf: str | None = None) -> HTMLResponse:
     """Render the page of a plain HTTP status."""
     title, text = PROBLEMS[status]
-    return message(title, text, status=status)
+    return message(title, text, status=status, step=step, csrf=csrf)
 
 
 def not_signed_in() -> HTMLResponse:
@@ -82,7 +88,7 @@ def not_signed_in() -> HTMLResponse:
     return message("You are not signed in any more", text, status=400, step=SIGN_IN)
 
 
-def refusal(reason: str, *, csrf: str) -> HTMLResponse:
-    """Render the page for somebody who is signed in and may not do this."""
+def refusal(reason: str, *, csrf: str | None) -> HTMLResponse:
+    """Render the page for somebody who has signed in and may not do this."""
     title, text = REFUSALS[reason]
-    return message(title, text, status=403, csrf=csrf)
+    return message(title, text, status=403, step=AS_SOMEBODY_ELSE, csrf=csrf)

@@ -24,7 +24,8 @@ from symvanta_pipeline.settings import ConnectSettings, LoginSettings, load
 LOGIN_CALLBACK = "/auth/callback"
 MOST_CONNECTIONS = 100
 KEEP_ALIVE_SECONDS = 5
-GRACE_SECONDS = 100  # a person may be waiting for a rate slot, at most a minute and a half
+# More than a consent takes at worst: rate slots, two attempts at Vanta with their time-outs, storing.
+GRACE_SECONDS = 290
 
 
 class CannotListen(Exception):

@@ -13,6 +13,7 @@ from symvanta_pipeline.ledger.status import CustomerRecord, status_of
 Kind = Literal["none", "syncing", "good", "trouble", "ended"]
 
 SLOW_AFTER = timedelta(minutes=10)  # a first sync takes seconds; beyond this nobody should wait in front of a page
+BROKEN_RULE = "rule "  # how a sentence begins that a customer can do something about; others are for operators
 NEWS_FOR = timedelta(hours=1)  # how long the first sync is the news
 
 
@@ -33,6 +34,16 @@ class Standing:
     text: str
     follows: bool = False
     is_connected: bool = True
+
+
+# Somebody's step on the connection is under way, in another tab or by another person.
+CHANGING = Standing(
+    "syncing",
+    "The connection is being changed",
+    "Somebody is connecting or disconnecting it at this very moment. This takes seconds, a minute at most.",
+    follows=True,
+    is_connected=False,
+)
 
 
 def standing_of(record: CustomerRecord | None, now: datetime) -> Standing:
@@ -66,7 +77,7 @@ def standing_of(record: CustomerRecord | None, now: datetime) -> Standing:
 
 def _before_first_sync(record: CustomerRecord, now: datetime) -> Standing:
     if now - record.connected_at < SLOW_AFTER:
-        text = "This takes less than a minute as a rule. The page follows it by itself; you may also close it."
+        text = "This takes less than a minute as a rule, and goes on by itself when you close this page."
         return Standing("syncing", "Connected: first sync is running", text, follows=True)
     text = "Nothing is lost and nothing is left to do for you: it goes on by itself, and Sym's team sees it too."
     return Standing("syncing", "Connected: the first sync takes longer than usual", text)
@@ -87,11 +98,13 @@ def _connected(state: str, record: CustomerRecord, now: datetime) -> Standing:
 
 
 def _held_text(record: CustomerRecord) -> str:
-    reason = (record.sentence or "no reason was recorded").rstrip(". ")
-    return (
-        f"Sym found something that it does not send unseen: {reason}. Vanta keeps what it was sent before. Correct it "
-        "in Sym, or ask Sym's team; it is tried again every hour."
-    )
+    reason = (record.sentence or "").rstrip(". ")
+    if reason.startswith(BROKEN_RULE):
+        return (
+            f"Sym found something that it does not send unseen: {reason}. Vanta keeps what it was sent before. Correct "
+            "it in Sym, or ask Sym's team; it is tried again every hour."
+        )
+    return "Vanta keeps what it was sent before. Sym's team has to look at it first, and sees it too; please ask them."
 
 
 def shown_time(moment: datetime | None) -> str | None:

@@ -6,6 +6,8 @@ is allowed; the events of runs, which Dagster and ``ledger.snapshots`` keep.
 
 import json
 import logging
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -20,6 +22,8 @@ Event = Literal[
     "reconnected",
     "consent_failed",
     "disconnected",
+    "suspension_failed",
+    "approved",
     "keys_rotated",
 ]
 LONGEST_TEXT = 500
@@ -47,8 +51,8 @@ def record(
     told = {
         "event": event,
         "organization_id": str(organization_id) if organization_id else None,
-        "actor": _storable(actor),
-        "detail": _storable(detail),
+        "actor": _cut(actor),
+        "detail": _cut(detail),
     }
     connection.execute(
         """
@@ -60,8 +64,46 @@ def record(
     log.info("%s", json.dumps({name: value for name, value in told.items() if value is not None}))
 
 
-def _storable(text: str | None) -> str | None:
-    """Cut what is too long and replace what PostgreSQL takes no text with: an event is never lost for its words."""
-    if text is None:
-        return None
-    return text[:LONGEST_TEXT].replace("\0", "?").encode(errors="replace").decode()
+def count(connection: psycopg.Connection, organization_id: UUID, events: Sequence[Event], *, within: timedelta) -> int:
+    """Count an organization's latest events of some kinds."""
+    [(found,)] = connection.execute(
+        """
+        SELECT count(*) FROM audit_events
+        WHERE organization_id = %s AND event = ANY(%s) AND at > clock_timestamp() - %s
+        """,
+        [organization_id, list(events), within],
+    ).fetchall()
+    return int(found)
+
+
+def record_once(
+    connection: psycopg.Connection,
+    event: Event,
+    *,
+    organization_id: UUID | None,
+    actor: str | None,
+    detail: str,
+    within: timedelta,
+) -> None:
+    """Add an event unless the same one was added a while ago: what anybody can repeat must not fill the table."""
+    known = connection.execute(
+        """
+        SELECT FROM audit_events
+        WHERE event = %s AND organization_id IS NOT DISTINCT FROM %s AND actor IS NOT DISTINCT FROM %s AND detail = %s
+          AND at > clock_timestamp() - %s
+        LIMIT 1
+        """,
+        [event, organization_id, actor, detail, within],
+    ).fetchone()
+    if known is None:
+        record(connection, event, organization_id=organization_id, actor=actor, detail=detail)
+
+
+def storable(text: str) -> str:
+    """Replace what PostgreSQL takes no text with."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
+def _cut(text: str | None) -> str | None:
+    """Cut what is too long: an event is never lost for its words."""
+    return None if text is None else storable(text[:LONGEST_TEXT])

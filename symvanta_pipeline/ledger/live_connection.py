@@ -3,6 +3,7 @@
 Belongs here: that, and nothing else. Does not belong here: repeating statements, which only their author can judge.
 """
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +31,16 @@ class LiveConnection:
         if self._connection is None or self._connection.broken or self._connection.closed:
             self._connection = connect(self.url)
         return self._connection
+
+    def fresh(self) -> psycopg.Connection:
+        """Return a connection that answers: after a long silence, the one before may be dead without knowing it.
+
+        Raises:
+            LedgerUnavailable: none can be opened.
+        """
+        with suppress(psycopg.OperationalError):
+            self.get().execute("SELECT 1")
+        return self.get()
 
     def __enter__(self) -> Self:
         return self

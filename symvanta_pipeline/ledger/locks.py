@@ -138,6 +138,20 @@ def consent_lock(url: str, organization_id: UUID, *, wait: float = 90.0) -> Iter
         yield
 
 
+def is_consent_under_way(connection: psycopg.Connection, organization_id: UUID) -> bool:
+    """Tell whether somebody is connecting or disconnecting an organization at this very moment."""
+    row = connection.execute(
+        """
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND (classid::bigint << 32 | objid::bigint) = %s
+        """,
+        [lock_key(organization_id, _CONSENT)],
+    ).fetchone()
+    return row is not None
+
+
 def _taken_within(connection: psycopg.Connection, key: int, wait: float) -> bool:
     """Wait for a lock of the session, under time limits that last as long as the wait."""
     milliseconds = max(1, round(wait * 1000))  # 0 would be no limit at all

@@ -1,16 +1,10 @@
-"""Dagster's pages and the stand-in's, in a real browser, as a person sees them.
-
-With ``SCREENSHOTS`` set to a folder, what was seen is kept there as PNG.
-"""
-
-import os
-from collections.abc import Iterator
-from pathlib import Path
+"""Dagster's pages and the stand-in's, in a real browser, as a person sees them."""
 
 import pytest
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
-from playwright.sync_api import Browser, BrowserType, Error, Page, expect
+from playwright.sync_api import Page, expect
 
+from tests.support.browsing import keep
 from tests.support.fixtures import Cycle
 from tests.support.stack import ASSETS, BY_SLUG, CONNECTED, HELD, SYNC, Stack
 
@@ -20,45 +14,12 @@ pytestmark = [
     pytest.mark.usefixtures("pushed"),
 ]
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--disable-dev-shm-usage", "--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-PATIENCE = 60_000.0  # milliseconds
-SETTLED = 2_000.0  # milliseconds for what glides into its place
-
 
 @pytest.fixture(scope="module")
 def pushed(stack: Stack, cycle: Cycle) -> None:  # noqa: ARG001 - the daemon has to run
     """A person's run of everybody: unlike a schedule's, it pushes whoever was pushed this hour already."""
     everybody = {ASSET_PARTITION_RANGE_START_TAG: CONNECTED[0], ASSET_PARTITION_RANGE_END_TAG: CONNECTED[-1]}
     stack.ended(stack.launch(jobName="user_account_sync_job", tags=everybody))
-
-
-@pytest.fixture(scope="module")
-def chromium(browser_type: BrowserType) -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
-    try:
-        browser = browser_type.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-    except Error as error:
-        pytest.skip(f"{CHROMIUM} does not start here: {error.message.splitlines()[0]}")
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    yield context.new_page()
-    context.close()
-
-
-def keep(tab: Page, name: str) -> None:
-    """Save a screenshot where somebody asked for them."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        tab.wait_for_timeout(SETTLED)
-        tab.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def test_the_lineage_shows_the_three_assets_and_who_failed(stack: Stack, tab: Page) -> None:

@@ -1,9 +1,10 @@
 """A person's way through the connect app, over real HTTP, with a browser that runs no script."""
 
+import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import dagster as dg
 import pytest
@@ -11,6 +12,7 @@ import requests
 from dagster._core.instance.ref import InstanceRef
 
 from symvanta_pipeline.connect.pages import REFUSALS
+from symvanta_pipeline.ledger.locks import consent_lock
 from tests.conftest import SymRows
 from tests.support.site import Site
 from tests.support.visitor import Page, Visitor
@@ -178,25 +180,25 @@ class TestWhoMay:
         else:
             subject = site.admin(organization)
             site.sym.execute("UPDATE organizations SET deleted_at = now() WHERE id = %s", organization)
-        _, page = site.visit(path.format(slug=slug), subject)
+        visitor, page = site.visit(path.format(slug=slug), subject)
         assert (page.status, page.heading) == (403, REFUSALS[case][0])
         assert nothing_came_of_it(site, organization)
         if case == "unknown_person":
-            [refused] = site.ledger.execute(
-                "SELECT actor FROM audit_events WHERE event = 'refused' AND detail = 'unknown_person' ORDER BY id DESC"
-                " LIMIT 1"
-            ).fetchall()
-            assert refused == (None,)
+            login = f"login:{hashlib.sha256(subject.encode()).hexdigest()[:16]}"
+            found = site.ledger.execute("SELECT event, detail FROM audit_events WHERE actor = %s", [login]).fetchall()
+            assert found == [("refused", "unknown_person")]
+            assert "symvanta" not in visitor.http.cookies  # there is nothing that they could do with a session
         else:
             assert [(e["event"], e["detail"]) for e in site.events_of(subject)][-1] == ("refused", case)
 
     def test_an_admin_of_another_organization_is_refused(self, site: Site) -> None:
         (own, _), (organization, slug) = site.organization(), site.organization()
-        subject = site.admin(own)
-        _, page = site.visit(f"/orgs/{slug}/vanta", subject)
+        visitor, page = site.visit(f"/orgs/{slug}/vanta", site.admin(own))
         assert (page.status, page.heading) == (403, REFUSALS["other_organization"][0])
-        assert site.events_of(subject)[-1]["detail"] == "other_organization"
         assert nothing_came_of_it(site, organization)
+        assert site.audit(organization) == [("refused", "other_organization")]
+        visitor.get(f"{site.url}/orgs/{slug}/vanta")
+        assert site.audit(organization) == [("refused", "other_organization")]  # the same is told once an hour
 
     def test_an_organization_that_does_not_exist_looks_the_same(self, site: Site) -> None:
         """Otherwise anybody with a login could list Sym's customers."""
@@ -230,6 +232,43 @@ class TestWhoMay:
         site.login.add_person(f"U-{slug}", f"U-{slug}")
         _, page = site.visit(f"/orgs/{slug}/vanta", f"U-{slug}")
         assert page.status == 403
+
+
+class TestSlugs:
+    def test_a_form_acts_on_the_organization_that_it_was_shown_for(self, site: Site) -> None:
+        """A page stays open while one organization is renamed and another one gets its old slug."""
+        (first, slug), (second, other) = site.organization(), site.organization()
+        subject = site.admin(first, second)
+        for at in (slug, other):
+            visitor, _ = site.connected(at, subject)
+        question = visitor.get(f"{site.url}/orgs/{slug}/vanta?confirm=disconnect")
+        site.sym.execute("UPDATE organizations SET slug = %s WHERE id = %s", f"{slug}-before", first)
+        site.sym.execute("UPDATE organizations SET slug = %s WHERE id = %s", slug, second)
+        page = visitor.submit(question, "Disconnect Vanta")
+        assert (page.status, page.heading) == (403, "This form is too old")
+        for organization in (first, second):
+            connection = site.connection(organization)
+            assert connection is not None
+            assert connection.state == "connected"
+
+    @pytest.mark.parametrize("odd", ["acme corp", "acmé", "a+b", "a%b", "A.b~c", "a%2Fb"])
+    def test_signing_in_leads_back_to_the_page_of_an_odd_slug(self, site: Site, odd: str) -> None:
+        """Otherwise somebody who only wanted to look would find themselves at Vanta's consent."""
+        organization, slug = site.organization()
+        subject = site.admin(organization)
+        site.connected(slug, subject)
+        renamed = f"{odd} {slug}"
+        site.sym.execute("UPDATE organizations SET slug = %s WHERE id = %s", renamed, organization)
+        _, page = site.visit(f"/orgs/{quote(renamed, safe='')}/vanta", subject)
+        assert (page.status, unquote(page.path)) == (200, f"/orgs/{renamed}/vanta")
+        assert RUNNING in page.text
+
+    def test_two_users_of_one_organization_are_one_choice(self, site: Site) -> None:
+        organization, _ = site.organization()
+        subject = site.admin(organization)
+        site.sym.user(organization, type="admin", identities=[site.sym.password(external_id=subject)])
+        _, page = site.visit("/vanta/install", subject)
+        assert page.url.startswith(site.vanta.url)
 
 
 class TestVantasAnswer:
@@ -302,6 +341,18 @@ class TestVantasAnswer:
             statuses = list(clicks.map(lambda _: requests.get(link, cookies=cookies, timeout=60).status_code, range(4)))
         assert statuses == [200] * 4
         assert site.codes_used(organization) == 1
+
+    def test_a_page_that_is_opened_meanwhile_says_so(self, site: Site) -> None:
+        """A callback may wait for a rate slot; whoever loads it again must not be told that nothing is connected."""
+        organization, slug = site.organization()
+        visitor, page = at_consent(site, slug, site.admin(organization))
+        link = answer_of(site, visitor, page)
+        with consent_lock(site.env["SYMVANTA_DATABASE_URL"], organization):
+            page = visitor.get(f"{site.url}/orgs/{slug}/vanta")
+            assert "The connection is being changed" in page.text
+            assert 'http-equiv="refresh"' in page.html
+            assert "being changed" in visitor.get(link).text
+        assert "Not connected" in visitor.get(f"{site.url}/orgs/{slug}/vanta").text
 
     def test_two_tabs_at_once_both_end_well(self, site: Site) -> None:
         organization, slug = site.organization()
@@ -407,14 +458,14 @@ class TestDisconnecting:
         site.vanta.fault("suspend", "status", tenant=str(organization), status=500)
         try:
             question = visitor.get(site.url + page.links["Disconnect…"])
-            visitor.submit(question, "Disconnect Vanta")
+            page = visitor.submit(question, "Disconnect Vanta")
             assert [f["fired"] for f in site.vanta.faults() if f["tenant"] == str(organization)] == [1]
         finally:
             site.vanta.clear_faults()
         assert site.token(organization) is None
-        event, detail = site.audit(organization)[-1]
-        assert event == "disconnected"
-        assert detail is not None
+        assert [event for event, _ in site.audit(organization)[-2:]] == ["disconnected", "suspension_failed"]
+        assert page.heading == "Disconnected here, and not confirmed by Vanta"
+        assert "remove Sym among the integrations in Vanta" in page.text
 
     def test_it_can_be_connected_again(self, site: Site) -> None:
         organization, slug = site.organization()

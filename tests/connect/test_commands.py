@@ -3,8 +3,11 @@
 import base64
 import getpass
 
+import pytest
+
 from tests.support.site import KEYS, Site, run_command
 
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 NEW_KEY = "k2:" + base64.urlsafe_b64encode(bytes(range(40, 72))).decode()
 
 
@@ -65,6 +68,28 @@ class TestDisconnect:
         assert done.stderr.startswith(f"symvanta: {slug} is disconnected and its token erased, but Vanta did not")
         assert site.token(organization) is None
 
+    @pytest.mark.parametrize(
+        "away",
+        [
+            {"SYM_DATABASE_URL": NOWHERE},
+            {"SYM_DATABASE_URL": ""},
+            {"DAGSTER_POSTGRES_URL": NOWHERE.replace("postgresql", "postgresql+psycopg2")},
+            {"SYMVANTA_TOKEN_KEYS": NEW_KEY},
+        ],
+        ids=["Sym away", "Sym not set", "Dagster away", "its key lost"],
+    )
+    def test_it_needs_no_more_than_it_uses(self, site: Site, away: dict[str, str]) -> None:
+        """Ending a grant is most urgent when something is wrong."""
+        organization, slug = site.organization()
+        site.connected(slug, site.admin(organization))
+        done = run_command(site, "disconnect", slug, **away)
+        lost = "SYMVANTA_TOKEN_KEYS" in away
+        assert (done.returncode, "cannot be named to Vanta" in done.stderr) == (int(lost), lost)
+        connection = site.connection(organization)
+        assert connection is not None
+        assert connection.state == "disconnected"
+        assert site.token(organization) is None
+
     def test_who_was_never_connected_is_named(self, site: Site) -> None:
         _, slug = site.organization()
         done = run_command(site, "disconnect", slug)
@@ -80,6 +105,16 @@ class TestDisconnect:
             site.sym.execute(f"DELETE FROM {table} {where}", organization)
         assert run_command(site, "disconnect", slug).returncode == 0
         assert site.token(organization) is None
+
+
+class TestConnect:
+    def test_an_organization_that_sym_has_deleted_is_refused(self, site: Site) -> None:
+        organization, slug = site.organization()
+        site.connected(slug, site.admin(organization))
+        site.sym.execute("UPDATE organizations SET deleted_at = now() WHERE id = %s", organization)
+        done = run_command(site, "connect", slug, "--no-browser", "--port", "0")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{organization} is gone from Sym" in done.stderr
 
 
 class TestKeysRotate:

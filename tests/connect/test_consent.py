@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
@@ -13,12 +14,21 @@ import pytest
 import requests
 
 from symvanta_pipeline.connect import consent
-from symvanta_pipeline.connect.consent import Answer, Candidate, ConsentError, Desk, NotRegistered, Request
-from symvanta_pipeline.ledger import connections, database
+from symvanta_pipeline.connect.consent import (
+    Answer,
+    Candidate,
+    ConsentError,
+    Desk,
+    NoLongerAllowed,
+    NotRegistered,
+    Request,
+    TooManyAttempts,
+)
+from symvanta_pipeline.ledger import audit, connections, database
 from symvanta_pipeline.ledger.connections import UnusablePartitionKey
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import consent_lock
-from symvanta_pipeline.ledger.vault import KeyRing, Token, Vault
+from symvanta_pipeline.ledger.vault import KeyRing, StaleGeneration, StoredToken, Token, Vault
 from symvanta_pipeline.sandbox.vanta.control import REDIRECT_URI, VantaServer
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.errors import ApplicationRefused, GrantRefused, RateLimited, Unavailable
@@ -46,7 +56,7 @@ class Person:
     def ask(self) -> Request:
         return self.desk.ask(self.candidate, REDIRECT_URI)
 
-    def fault(self, kind: str, **options: int) -> None:
+    def fault(self, kind: str, **options: Any) -> None:
         self.vanta.fault("token", kind, tenant=str(self.candidate.organization_id), **options)
 
     def fired(self) -> list[int]:
@@ -276,34 +286,68 @@ class TestLeaving:
         own = str(person.candidate.organization_id)
         return sum(entry["tenant"] == own for entry in person.vanta.journal("suspend"))
 
-    def test_a_token_that_a_run_saves_meanwhile_is_suspended_and_erased_too(
+    def test_a_token_that_a_run_saves_meanwhile_is_the_one_that_is_ended(
         self, person: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Otherwise a refresh that is under way would leave a live token behind for ever."""
         organization = self.connected(person)
-        suspend = Application.suspend
+        load = Vault.load
+        raced: list[StoredToken] = []
         asked: list[str] = []
 
-        def overtaken(application: Application, token: str) -> None:
-            if not asked:
-                held = Vault(person.ledger, KEYRING).load(organization)
-                assert held is not None
-                fresh = replace_token(held)
-                Vault(person.ledger, KEYRING).replace(organization, fresh, expected_generation=held.generation)
-            asked.append(token)
-            suspend(application, token)
+        def overtaken(vault: Vault, organization_id: UUID) -> StoredToken | None:
+            held = load(vault, organization_id)
+            if held and not raced:
+                raced.append(held)
+                newer = Token("newer access", "newer refresh", held.expires_at, held.scope)
+                Vault(person.ledger, KEYRING).replace(organization, newer, expected_generation=held.generation)
+            return held
 
-        monkeypatch.setattr(Application, "suspend", overtaken)
-        departure = person.desk.leave(organization)
-        assert [token.startswith("newer") for token in asked] == [False, True]
-        assert departure.connection.state == "disconnected"
+        monkeypatch.setattr(Vault, "load", overtaken)
+        monkeypatch.setattr(Application, "suspend", lambda _, token: asked.append(token))
+        person.desk.leave(organization)
+        monkeypatch.undo()
+        assert len(raced) == 1
+        assert asked == ["newer refresh"]
         assert Vault(person.ledger, KEYRING).load(organization) is None
+
+    def test_a_refresh_that_comes_later_brings_no_token_back(self, person: Person) -> None:
+        organization = self.connected(person)
+        held = Vault(person.ledger, KEYRING).load(organization)
+        assert held is not None
+        person.desk.leave(organization)
+        with pytest.raises(StaleGeneration):
+            Vault(person.ledger, KEYRING).replace(organization, held, expected_generation=held.generation)
+
+    def test_a_database_that_breaks_while_vanta_is_asked_leaves_no_token(
+        self, person: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait for a rate slot may take a minute; what was decided before it has to hold by itself."""
+        organization = self.connected(person)
+        budget = person.desk.budgets.token_interactive
+
+        def broken(*_: object) -> None:
+            pid = person.live.get().info.backend_pid
+            person.ledger.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            person.live.get().execute("SELECT 1")
+
+        monkeypatch.setattr(budget, "take", broken)
+        departure = person.desk.leave(organization)
+        assert departure.trouble == "the pipeline's own database failed (AdminShutdown)"
+        assert Vault(person.ledger, KEYRING).load(organization) is None
+        assert events(person) == ["connected", "disconnected", "suspension_failed"]
+
+    def test_again_is_written_down_once(self, person: Person) -> None:
+        organization = self.connected(person)
+        for _ in range(3):
+            person.desk.leave(organization, actor="somebody")
+        assert events(person) == ["connected", "disconnected"]
 
     def test_a_token_that_nobody_can_read_is_erased(self, person: Person) -> None:
         organization = self.connected(person)
         person.ledger.execute("UPDATE tokens SET key_id = 'lost' WHERE organization_id = %s", [organization])
         departure = person.desk.leave(organization)
-        assert departure.trouble == "its token cannot be read"
+        assert departure.trouble == "its token cannot be read, so that it cannot be named to Vanta"
         assert person.ledger.execute("SELECT key_id FROM tokens").fetchall() == [(None,)]
         assert self.suspended(person) == 0
 
@@ -344,5 +388,83 @@ class TestLeaving:
             person.desk.leave(uuid4())
 
 
-def replace_token(held: Token) -> Token:
-    return Token("newer access", "newer refresh", held.expires_at, held.scope)
+class TestTaking:
+    def test_who_lost_the_right_while_vanta_was_asked_connects_nothing(self, person: Person) -> None:
+        """The wait for a slot and for Vanta takes minutes at worst, and the right is looked at after it once more."""
+        request = person.ask()
+        allowed = iter([True, False])
+        with pytest.raises(NoLongerAllowed):
+            person.desk.take(request, allow(request), still_allowed=lambda: next(allowed))
+        assert person.rows() == (0, 0)
+        own = str(person.candidate.organization_id)
+        assert [e["status"] for e in person.vanta.journal("suspend") if e["tenant"] == own] == [200]
+        assert events(person) == ["consent_failed"]
+
+    def test_who_lost_it_before_asks_nothing(self, person: Person) -> None:
+        request = person.ask()
+        with pytest.raises(NoLongerAllowed):
+            person.desk.take(request, allow(request), still_allowed=lambda: False)
+        own = str(person.candidate.organization_id)
+        assert [e for e in person.vanta.journal("token") if e["tenant"] == own] == []
+
+    def test_a_slug_that_became_unusable_is_found_before_the_code_is_used(self, person: Person) -> None:
+        request = person.ask()
+        answer = allow(request)
+        unusable = replace(request, candidate=Candidate(person.candidate.organization_id, "not, usable"))
+        with pytest.raises(UnusablePartitionKey):
+            person.desk.take(unusable, answer)
+        own = str(person.candidate.organization_id)
+        assert [e for e in person.vanta.journal("token") if e["tenant"] == own] == []
+        assert events(person) == ["consent_failed"]
+
+    def test_made_up_codes_do_not_use_up_everybodys_budget(self, person: Person) -> None:
+        request = person.ask()
+        for _ in range(consent.MOST_ATTEMPTS):
+            with pytest.raises(GrantRefused):
+                person.desk.take(request, Answer(request.state, "made up"))
+        before = len(person.vanta.journal("token"))
+        with pytest.raises(TooManyAttempts, match="within 10 minutes"):
+            person.desk.take(request, allow(request))
+        assert len(person.vanta.journal("token")) == before
+
+    def test_a_token_that_could_not_be_stored_is_ended(self, person: Person) -> None:
+        """Nobody keeps it, so nobody should have it."""
+        request = person.ask()
+        person.fault("scope", scope="connectors.self:read-resource")
+        with pytest.raises(ConsentError, match="missing"):
+            person.desk.take(request, allow(request))
+        own = str(person.candidate.organization_id)
+        assert len([e for e in person.vanta.journal("suspend") if e["tenant"] == own]) == 1
+
+    def test_a_failed_reconnect_does_not_end_the_grant_that_stands(self, person: Person) -> None:
+        request = person.ask()
+        person.desk.take(request, allow(request))
+        again = person.ask()
+        person.fault("scope", scope="connectors.self:read-resource")
+        with pytest.raises(ConsentError, match="missing"):
+            person.desk.take(again, allow(again))
+        own = str(person.candidate.organization_id)
+        assert [e for e in person.vanta.journal("suspend") if e["tenant"] == own] == []
+        assert person.rows() == (1, 1)
+
+    def test_what_is_stored_is_written_down_or_neither(self, person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+        request = person.ask()
+        record = audit.record
+
+        def fails(connection: psycopg.Connection, event: audit.Event, **told: Any) -> None:
+            if event == "connected":
+                raise psycopg.OperationalError("canary")
+            record(connection, event, **told)
+
+        monkeypatch.setattr(audit, "record", fails)
+        with pytest.raises(psycopg.OperationalError):
+            person.desk.take(request, allow(request))
+        assert person.rows() == (0, 0)
+
+
+def events(person: Person) -> list[str]:
+    """What was written down about the person's organization."""
+    rows = person.ledger.execute(
+        "SELECT event FROM audit_events WHERE organization_id = %s ORDER BY id", [person.candidate.organization_id]
+    )
+    return [event for (event,) in rows]

@@ -2,8 +2,10 @@
 
 import http.client
 import re
+import socket
 from collections.abc import Iterator
-from urllib.parse import quote, urlsplit
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
 import pytest
@@ -11,7 +13,7 @@ import requests
 
 from symvanta_pipeline.sandbox.dagster_stack import free_port
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
-from tests.support.parts import refusing_connections
+from tests.support.parts import refusing_connections, until
 from tests.support.site import Site, connect_app, run_command
 from tests.support.visitor import Page, Visitor
 
@@ -57,10 +59,11 @@ class TestHeaders:
         assert answer.headers["Cache-Control"] == "no-store"
         assert "server" not in {name.lower() for name in answer.headers}
 
-    def test_forms_lead_nowhere_but_here_to_vanta_and_to_the_login(self, site: Site) -> None:
+    def test_forms_lead_only_to_https_and_to_the_stand_ins(self, site: Site) -> None:
+        """A browser blocks without a word where a form's redirects lead elsewhere, as Vanta's own login may."""
         policy = requests.get(f"{site.url}/healthz", timeout=60).headers["Content-Security-Policy"]
         [allowed] = re.findall(r"form-action ([^;]+)", policy)
-        assert set(allowed.split()) == {"'self'", site.vanta.url, site.login.url}
+        assert set(allowed.split()) == {"'self'", "https:", site.vanta.url, site.login.url}
 
     def test_pages_hold_no_script_and_nothing_inline(self, site: Site) -> None:
         _, _, page = signed_in(site)
@@ -83,7 +86,7 @@ class TestForms:
     def test_another_persons_token_is_no_token(self, site: Site) -> None:
         slug, visitor, _ = signed_in(site)
         _, _, foreign = signed_in(site)
-        content = {"action": "connect", "csrf": foreign.forms[0].fields["csrf"]}
+        content = {"action": "connect", "csrf": foreign.form("Connect Vanta").fields["csrf"]}
         answer = visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60, allow_redirects=False)
         assert answer.status_code == 403
 
@@ -91,7 +94,7 @@ class TestForms:
     def test_a_form_that_another_site_sends_changes_nothing(self, site: Site, where: str) -> None:
         """Even with the right token, should it ever leak."""
         slug, visitor, page = signed_in(site)
-        content = {"action": "connect", "csrf": page.forms[0].fields["csrf"]}
+        content = {"action": "connect", "csrf": page.form("Connect Vanta").fields["csrf"]}
         answer = visitor.http.post(
             f"{site.url}/orgs/{slug}/vanta",
             content,
@@ -106,14 +109,28 @@ class TestForms:
         assert visitor.http.post(f"{site.url}/auth/logout", {}, timeout=60).status_code == 403
         assert visitor.get(f"{site.url}/orgs/{slug}/vanta").status == 200
 
+    def test_another_site_cannot_sign_anybody_out(self, site: Site) -> None:
+        """A cross-site form comes without the cookie: the answer must not take it away from the browser."""
+        foreign = {"Sec-Fetch-Site": "cross-site"}
+        for headers in (foreign, {}):
+            answer = requests.post(f"{site.url}/auth/logout", headers=headers, timeout=60, allow_redirects=False)
+            assert "Set-Cookie" not in answer.headers
+            assert not answer.headers.get("Location", "").startswith(site.login.url)
+
+    def test_a_token_of_one_form_is_none_for_another(self, site: Site) -> None:
+        slug, visitor, page = signed_in(site)
+        content = {"action": "connect", "csrf": page.form("Sign out").fields["csrf"]}
+        answer = visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60, allow_redirects=False)
+        assert answer.status_code == 403
+
     def test_an_unknown_action_is_refused(self, site: Site) -> None:
         slug, visitor, page = signed_in(site)
-        content = {"action": "delete", "csrf": page.forms[0].fields["csrf"]}
+        content = {"action": "delete", "csrf": page.form("Connect Vanta").fields["csrf"]}
         assert visitor.http.post(f"{site.url}/orgs/{slug}/vanta", content, timeout=60).status_code == 400
 
     def test_a_form_of_a_stranger_leads_to_the_login(self, site: Site) -> None:
         answer = requests.post(f"{site.url}/orgs/acme/vanta", {"action": "connect"}, timeout=60, allow_redirects=False)
-        assert (answer.status_code, answer.headers["Location"]) == (303, "/auth/login?next=/orgs/acme/vanta")
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/auth/login?next=%2Forgs%2Facme%2Fvanta")
 
 
 class TestRedirects:
@@ -211,6 +228,35 @@ class TestOddRequests:
         answer = requests.post(f"{site.url}/orgs/acme/vanta", iter([b"x" * 10_000] * 10), timeout=60)
         assert answer.status_code == 413
 
+    def test_half_a_body_is_none(self, site: Site) -> None:
+        """A connection that breaks in the middle of a form must not press its button."""
+        organization, slug = site.organization()
+        visitor, _ = site.connected(slug, site.admin(organization))
+        page = visitor.get(f"{site.url}/orgs/{slug}/vanta?confirm=disconnect")
+        token = page.form("Disconnect Vanta").fields["csrf"]
+        cookie = "; ".join(f"{name}={value}" for name, value in visitor.http.cookies.items())
+        content = f"csrf={token}&action=disconnect"
+        lines = [f"POST /orgs/{slug}/vanta HTTP/1.1", "Host: 127.0.0.1", f"Cookie: {cookie}", "Content-Length: 5000"]
+        with socket.create_connection(("127.0.0.1", urlsplit(site.url).port or 0)) as connection:
+            connection.sendall("\r\n".join([*lines, "", content]).encode())
+        assert requests.get(f"{site.url}/healthz", timeout=60).ok
+        until(lambda: "POST static or unknown 0" in site.log.read_text(), "the request was dropped")
+        assert site.token(organization) is not None
+
+    def test_a_slash_at_the_end_leads_nowhere(self, site: Site) -> None:
+        """A redirect to the address without it would be built from the Host that somebody sent, codes included."""
+        answer = requests.get(
+            f"{site.url}/vanta/callback/?code=secret",
+            headers={"Host": "127.0.0.1:9"},
+            timeout=60,
+            allow_redirects=False,
+        )
+        assert answer.status_code == 404
+
+    def test_a_state_that_is_no_ascii_is_refused(self, site: Site) -> None:
+        _, visitor, _ = signed_in(site)
+        assert visitor.http.get(f"{site.url}/auth/callback?state=%C3%A9&code=x", timeout=60).status_code == 400
+
     def test_large_headers_are_refused(self, site: Site) -> None:
         answer = requests.get(f"{site.url}/healthz", headers={"Cookie": "x" * 40_000}, timeout=60)
         assert answer.status_code == 431
@@ -276,6 +322,36 @@ class TestOutages:
             assert (page.status, page.heading) == (503, "Not available right now")
         site.sym.connection = psycopg.connect(site.env["SYM_DATABASE_URL"], autocommit=True)
         assert visitor.get(f"{site.url}/orgs/{slug}/vanta").status == 200
+
+
+class TestManyAtOnce:
+    def test_those_who_wait_for_the_login_keep_nobody_else_waiting(
+        self, site: Site, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Strangers could stop the app for everybody while Sym's login hangs."""
+        cold = {**site.env, "CONNECT_PORT": str(free_port())}
+        with connect_app(cold, tmp_path_factory.mktemp("cold")) as url:
+            site.login.fault("slow", on="discovery", times=2, delay=4)
+            try:
+                with ThreadPoolExecutor(30) as strangers:
+                    asked = [strangers.submit(requests.get, f"{url}/auth/login", timeout=60) for _ in range(30)]
+                    until(lambda: site.login.faults()[0]["fired"], "the login was asked")
+                    assert requests.get(f"{url}/healthz", timeout=3).text == "ok\n"
+                    assert requests.get(f"{url}/auth/logout", timeout=3).status_code == 200
+                    statuses = {answer.result().status_code for answer in asked}
+            finally:
+                site.login.clear_faults()
+            assert 503 in statuses  # told at once, and not after a queue
+
+    def test_junk_codes_stop_before_they_use_up_the_budget(self, site: Site) -> None:
+        organization, slug = site.organization()
+        visitor, _ = site.visit(f"/orgs/{slug}/vanta", site.admin(organization))
+        statuses = []
+        for _ in range(12):
+            page = visitor.submit(visitor.get(f"{site.url}/orgs/{slug}/vanta"), "Connect Vanta")
+            state = parse_qs(urlsplit(page.url).query)["state"][0]
+            statuses.append(visitor.get(f"{site.url}/vanta/callback?state={state}&code=junk").status)
+        assert statuses == [400] * 10 + [429] * 2
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,16 @@
 """A real browser for the stand-ins' pages."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, BrowserType, Error
+from playwright.sync_api import Browser, BrowserContext
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--disable-dev-shm-usage", "--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-PATIENCE = 60_000.0  # milliseconds
+from tests.support.browsing import PATIENCE
 
 
-@pytest.fixture(scope="module")
-def chromium(browser_type: BrowserType) -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
-    try:
-        browser = browser_type.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-    except Error as error:
-        pytest.skip(f"{CHROMIUM} does not start here: {error.message.splitlines()[0]}")
-    yield browser
-    browser.close()
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests start Chromium as those of ``tests/browser`` do."""
+    config.pluginmanager.import_plugin("tests.support.browsing")
 
 
 @pytest.fixture

@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import dagster as dg
 import psycopg
 import pytest
 import requests
+from dagster._core.instance.ref import InstanceRef
 from psycopg.rows import dict_row
 
 from symvanta_pipeline.ledger import connections, database
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.vault import KeyRing, StoredToken, Vault
 from symvanta_pipeline.sandbox.dagster_processes import DagsterProcess
-from symvanta_pipeline.sandbox.dagster_stack import free_port
+from symvanta_pipeline.sandbox.dagster_stack import DagsterStack, free_port
 from symvanta_pipeline.sandbox.login.config import LoginConfig
 from symvanta_pipeline.sandbox.login.control import LoginServer, start_login
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
 from symvanta_pipeline.sandbox.vanta.control import VantaServer, start_vanta
 from tests.conftest import SymRows
-from tests.support.stack import CHECKOUT, SYMVANTA, own_databases, settings_for
+from tests.support.stack import CHECKOUT, SYMVANTA, Stack, own_databases, settings_for
 from tests.support.visitor import Page, Visitor
 
 PATIENCE = 60.0
@@ -188,6 +190,24 @@ def running_site(
         sym = running.enter_context(psycopg.connect(urls["SYM_DATABASE_URL"], autocommit=True))
         ledger = running.enter_context(database.connect(urls["SYMVANTA_DATABASE_URL"]))
         yield Site(url, env, folder / "connect-app.log", SymRows(sym), ledger, vanta, login)
+
+
+@contextmanager
+def running_dagster(site: Site) -> Iterator[Stack]:
+    """Run Dagster on a site's databases, daemon included, so that a consent is followed by its first sync."""
+    home = Path(site.env["DAGSTER_HOME"])
+    with ExitStack() as running:
+        dagster = DagsterStack(home, running, env=site.env)
+        dagster.start_code_server()
+        storage = {"storage": {"postgres": {"postgres_url": site.env["DAGSTER_POSTGRES_URL"]}}}
+        reference = InstanceRef.from_dir(str(home), overrides=storage)
+        instance = running.enter_context(dg.DagsterInstance.from_ref(reference))
+        webserver = dagster.start_webserver()
+        dagster.wait_until(webserver.is_up, "its webserver answers")
+        stack = Stack(home, site.env, site.vanta, dagster, webserver, instance, first_seen={})
+        stack.stop_schedule()
+        dagster.start_daemon()
+        yield stack
 
 
 @pytest.fixture(scope="session")
