@@ -26,10 +26,12 @@ from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 # Holds the session's folder. Every process that the tests start inherits it, and is found by it in the end.
 SESSION_VARIABLE = "SYMVANTA_TEST_SESSION"
 GRACE = 10.0  # seconds that a process has to end after the last test
-# All but the audit log, which lets nothing be removed: a test looks at its own organization's events there.
-EMPTY_LEDGER = (
-    b"TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets, web_sessions, consent_requests"
-)
+# What is append-only lets nothing be removed; as a replica, a superuser's session passes its triggers by.
+EMPTY_LEDGER = b"""
+SET LOCAL session_replication_role = replica;
+TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets, web_sessions, consent_requests,
+         audit_events, proofs, account_states, account_changes, approvals;
+"""
 PROCESSES_LEFT = pytest.StashKey[list[str]]()
 
 # A busy machine is no failure. The rest, such as no randomness in CI, is hypothesis' own default.

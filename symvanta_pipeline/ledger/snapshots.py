@@ -1,16 +1,21 @@
 """What was about to be sent, what Vanta accepted, and how the latest attempt ended.
 
-Belongs here: the statements on ``intents``, ``accepted_snapshots`` and ``outcomes``.
-Does not belong here: users themselves (no name or e-mail ever enters these tables), judging (``ledger.status``).
+Belongs here: the statements that write ``intents``, ``accepted_snapshots``, ``outcomes``, and what follows from an
+acceptance: ``account_states`` and ``account_changes``.
+Does not belong here: users themselves (no name or e-mail ever enters these tables), reading what accounts were
+(``ledger.history``), judging (``ledger.status``).
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
 
 from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.status import CustomerRecord
@@ -25,6 +30,14 @@ class SnapshotOutOfOrder(LedgerError):
 
 class IntentAlreadyResolved(LedgerError):
     """An intent is resolved once; this one was, or does not exist."""
+
+
+class StatesUnfit(LedgerError):
+    """The accounts' states are not those of the snapshot, or not in their form. The text quotes none of them."""
+
+
+class ApprovalUnusable(LedgerError):
+    """An approval is good for one push of its own organization; this one was used, or is another's."""
 
 
 @dataclass(frozen=True)
@@ -60,94 +73,237 @@ class Intent(Snapshot):
 
 @dataclass(frozen=True)
 class AcceptedSnapshot(Snapshot):
-    """A snapshot that Vanta accepted, and with which generation of the token."""
+    """A snapshot that Vanta accepted. The attributes that may be None were not recorded by an older version.
+
+    Attributes:
+        id: its own.
+        accepted_at: when its acceptance was recorded, by the database's clock.
+        token_generation: of the token that carried it.
+        counts: how many accounts, by value, of each of status, level, login and mfa.
+        latency_seconds: from the first byte of the PUT to Vanta's verdict.
+        verdict: what Vanta said, in a word.
+        unchanged: whether the body was the same as the one accepted before it.
+    """
 
     id: int
     accepted_at: datetime
     token_generation: int
+    counts: dict[str, dict[str, int]] | None
+    latency_seconds: float | None
+    verdict: str | None
+    unchanged: bool | None
 
 
 _SNAPSHOT = "organization_id, run_id, read_at, body_sha256, users, active, deactivated"
-_ACCEPTED = f"{_SNAPSHOT}, id, accepted_at, token_generation"
+_ACCEPTED = f"{_SNAPSHOT}, id, accepted_at, token_generation, counts, latency_seconds, verdict, unchanged"
+
+# What can stand in a row of states: an id in visible ASCII without "@", so never an address; and words.
+_STATE: Final = (
+    re.compile(r"[!-?A-~]+"),
+    re.compile(r"ACTIVE|DEACTIVATED"),
+    *[re.compile(r"[A-Za-z_]+")] * 3,
+)
 
 
-def record_intent(connection: psycopg.Connection, snapshot: Snapshot) -> int:
+def record_intent(connection: psycopg.Connection, snapshot: Snapshot, *, states: list[list[str]] | None = None) -> int:
     """Record what is about to be sent, committed on return (unless the caller has a transaction open).
+
+    Args:
+        connection: to the pipeline's own database.
+        snapshot: the body's identity and size.
+        states: its accounts, each once, as ``[unique_id, status, level, login, mfa]``.
 
     Returns:
         The intent's id.
+
+    Raises:
+        StatesUnfit: they are not in that form, or not as many as the snapshot says; nothing was recorded.
     """
+    if states is not None:
+        _require_fitting(states, snapshot)
     [(intent_id,)] = connection.execute(
         f"""
-        INSERT INTO intents ({_SNAPSHOT})
-        VALUES (%(organization_id)s, %(run_id)s, %(read_at)s, %(body_sha256)s, %(users)s, %(active)s, %(deactivated)s)
+        INSERT INTO intents ({_SNAPSHOT}, states)
+        VALUES (%(organization_id)s, %(run_id)s, %(read_at)s, %(body_sha256)s, %(users)s, %(active)s, %(deactivated)s,
+                %(states)s)
         RETURNING id
         """,  # noqa: S608 - a constant of this module
-        vars(snapshot),
+        {**vars(snapshot), "states": None if states is None else Jsonb(states)},
     ).fetchall()
     return int(intent_id)
 
 
+def _require_fitting(states: list[list[str]], snapshot: Snapshot) -> None:
+    """Refuse before the PUT what could not be recorded after it."""
+    whose = f"organization {snapshot.organization_id}"
+    for row in states:
+        if len(row) != len(_STATE) or not all(form.fullmatch(text) for form, text in zip(_STATE, row, strict=True)):
+            raise StatesUnfit(f"{whose}: the state of an account is not in the form that the ledger keeps")
+    active = sum(status == "ACTIVE" for _, status, *_ in states)
+    distinct = len({unique_id for unique_id, *_ in states})
+    if (distinct, len(states), active) != (snapshot.users, snapshot.users, snapshot.active):
+        raise StatesUnfit(
+            f"{whose}: {snapshot.users} accounts, {snapshot.active} of them active, are to be sent, "
+            f"but there are {len(states)} states of {distinct} accounts, {active} of them active"
+        )
+
+
 def resolve_intent(connection: psycopg.Connection, intent_id: int, outcome: IntentOutcome) -> None:
-    """Record what became of an intent.
+    """Record what became of an intent, and forget its states.
 
     Raises:
         IntentAlreadyResolved: somebody did so before, or there is no such intent.
     """
     resolved = connection.execute(
-        "UPDATE intents SET outcome = %s, resolved_at = clock_timestamp() WHERE id = %s AND resolved_at IS NULL",
+        """
+        UPDATE intents SET outcome = %s, resolved_at = clock_timestamp(), states = NULL
+        WHERE id = %s AND resolved_at IS NULL
+        """,
         [outcome, intent_id],
     )
     if resolved.rowcount != 1:
-        raise IntentAlreadyResolved(f"intent {intent_id} is not open any more")
+        raise _not_open(intent_id)
 
 
-def record_accepted(connection: psycopg.Connection, intent_id: int, *, token_generation: int) -> AcceptedSnapshot:
+def record_accepted(
+    connection: psycopg.Connection,
+    intent_id: int,
+    *,
+    token_generation: int,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+    latency_seconds: float | None = None,
+    verdict: str = "accepted",
+    approval_id: int | None = None,
+) -> AcceptedSnapshot:
     """Record that Vanta accepted what an intent announced, and resolve it; all in one transaction.
 
-    Earlier unresolved intents of the organization become ``superseded``: this push replaced whatever they did.
+    Earlier unresolved intents of the organization become ``superseded``: this push replaced whatever they did. If the
+    intent has states, they become the organization's, and what differs from those before is added to its changes.
 
     Args:
         connection: to the pipeline's own database.
         intent_id: what ``record_intent`` returned.
         token_generation: of the token that the PUT carried.
+        counts: how many accounts, by value, of each of status, level, login and mfa.
+        latency_seconds: from the first byte of the PUT to Vanta's verdict.
+        verdict: what Vanta said, in one word: a-z and underscores.
+        approval_id: of the approval that let this push through, if one had to; it is used now.
 
     Raises:
         IntentAlreadyResolved: see ``resolve_intent``.
         SnapshotOutOfOrder: one with a later ``read_at`` is there already; nothing was recorded, the intent stays open.
+        ApprovalUnusable: it was used before, or is another organization's; likewise.
     """
+    sent = {
+        "intent_id": intent_id,
+        "token_generation": token_generation,
+        "counts": None if counts is None else Jsonb({name: dict(by_value) for name, by_value in counts.items()}),
+        "latency_seconds": latency_seconds,
+        "verdict": verdict,
+    }
     with connection.transaction(), connection.cursor(row_factory=class_row(AcceptedSnapshot)) as cursor:
-        resolve_intent(connection, intent_id, "accepted")
-        # Two at once take turns here, so that the second one's INSERT sees the first one's row.
-        cursor.execute(
-            """
-            SELECT FROM connections JOIN intents USING (organization_id) WHERE intents.id = %s
-            FOR NO KEY UPDATE OF connections
-            """,
-            [intent_id],
-        )
-        accepted = cursor.execute(
-            f"""
-            INSERT INTO accepted_snapshots ({_SNAPSHOT}, token_generation)
-            SELECT {_SNAPSHOT}, %(token_generation)s FROM intents AS sent
-            WHERE id = %(intent_id)s AND NOT EXISTS (
-                SELECT FROM accepted_snapshots AS held
-                WHERE held.organization_id = sent.organization_id AND held.read_at > sent.read_at
-            )
-            RETURNING {_ACCEPTED}
-            """,  # noqa: S608 - constants of this module
-            {"intent_id": intent_id, "token_generation": token_generation},
-        ).fetchone()
+        has_states = _lock_open_intent(connection, intent_id)
+        accepted = cursor.execute(_INSERT_ACCEPTED, sent).fetchone()
         if accepted is None:
             raise SnapshotOutOfOrder(f"intent {intent_id}: a snapshot that was read later is accepted already")
+        at = {**sent, "organization_id": accepted.organization_id, "id": accepted.id, "at": accepted.accepted_at}
+        if has_states:
+            cursor.execute(_UPDATE_ACCOUNTS, at)
+        if approval_id is not None:
+            _use_approval(connection, approval_id, accepted)
+        resolve_intent(connection, intent_id, "accepted")
         cursor.execute(
             """
-            UPDATE intents SET outcome = 'superseded', resolved_at = clock_timestamp()
-            WHERE organization_id = %s AND id < %s AND resolved_at IS NULL
+            UPDATE intents SET outcome = 'superseded', resolved_at = clock_timestamp(), states = NULL
+            WHERE organization_id = %(organization_id)s AND id < %(intent_id)s AND resolved_at IS NULL
             """,
-            [accepted.organization_id, intent_id],
+            at,
         )
     return accepted
+
+
+def _lock_open_intent(connection: psycopg.Connection, intent_id: int) -> bool:
+    """Keep an intent and its organization's history to this transaction; tells whether the intent has states."""
+    # Two at once take turns here, so that the second one's INSERT sees the first one's row.
+    connection.execute(
+        """
+        SELECT FROM connections JOIN intents USING (organization_id) WHERE intents.id = %s
+        FOR NO KEY UPDATE OF connections
+        """,
+        [intent_id],
+    )
+    row = connection.execute(
+        "SELECT states IS NOT NULL FROM intents WHERE id = %s AND resolved_at IS NULL FOR UPDATE", [intent_id]
+    ).fetchone()
+    if row is None:
+        raise _not_open(intent_id)
+    return bool(row[0])
+
+
+def _use_approval(connection: psycopg.Connection, approval_id: int, accepted: AcceptedSnapshot) -> None:
+    """Mark it used at the time of the push; whether it was still good was asked before the PUT."""
+    used = connection.execute(
+        """
+        UPDATE approvals SET used_at = %s, used_by_run = %s
+        WHERE id = %s AND organization_id = %s AND used_at IS NULL
+        """,
+        [accepted.accepted_at, accepted.run_id, approval_id, accepted.organization_id],
+    )
+    if used.rowcount != 1:
+        raise ApprovalUnusable(f"approval {approval_id} cannot be used by organization {accepted.organization_id}")
+
+
+def _not_open(intent_id: int) -> IntentAlreadyResolved:
+    return IntentAlreadyResolved(f"intent {intent_id} is not open any more")
+
+
+_INSERT_ACCEPTED = f"""
+INSERT INTO accepted_snapshots ({_SNAPSHOT}, token_generation, counts, latency_seconds, verdict, unchanged)
+SELECT {_SNAPSHOT}, %(token_generation)s, %(counts)s, %(latency_seconds)s, %(verdict)s,
+       body_sha256 IS NOT DISTINCT FROM (
+           SELECT body_sha256 FROM accepted_snapshots AS held WHERE held.organization_id = sent.organization_id
+           ORDER BY read_at DESC, id DESC LIMIT 1
+       )
+FROM intents AS sent
+WHERE id = %(intent_id)s AND NOT EXISTS (
+    SELECT FROM accepted_snapshots AS held
+    WHERE held.organization_id = sent.organization_id AND held.read_at > sent.read_at
+)
+RETURNING {_ACCEPTED}
+"""  # noqa: S608 - constants of this module
+
+# A full join, since it is done by hashing whatever the planner believes about tables that just grew.
+_UPDATE_ACCOUNTS = """
+WITH sent AS (
+    SELECT state ->> 0 AS unique_id, state ->> 1 AS status, state ->> 2 AS level, state ->> 3 AS login,
+           state ->> 4 AS mfa
+    FROM intents CROSS JOIN jsonb_array_elements(states) AS state WHERE id = %(intent_id)s
+), held AS (
+    SELECT * FROM account_states WHERE organization_id = %(organization_id)s
+), compared AS MATERIALIZED (
+    SELECT unique_id,
+           held.status AS old_status, coalesce(sent.status, 'ABSENT') AS status,
+           held.level AS old_level, coalesce(sent.level, held.level) AS level,
+           held.login AS old_login, coalesce(sent.login, held.login) AS login,
+           held.mfa AS old_mfa, coalesce(sent.mfa, held.mfa) AS mfa
+    FROM sent FULL JOIN held USING (unique_id)
+), changed AS (
+    INSERT INTO account_changes (organization_id, snapshot_id, at, unique_id, field, old, new)
+    SELECT %(organization_id)s, %(id)s, %(at)s, unique_id, field, old, new
+    FROM compared CROSS JOIN LATERAL (
+        VALUES ('level', old_level, level), ('login', old_login, login), ('mfa', old_mfa, mfa),
+               ('status', old_status, status)
+    ) AS fields (field, old, new)
+    WHERE old IS DISTINCT FROM new
+    ORDER BY unique_id, field
+)
+INSERT INTO account_states (organization_id, unique_id, status, level, login, mfa, since, snapshot_id)
+SELECT %(organization_id)s, unique_id, status, level, login, mfa, %(at)s, %(id)s FROM compared
+WHERE (old_status, old_level, old_login, old_mfa) IS DISTINCT FROM (status, level, login, mfa)
+ON CONFLICT (organization_id, unique_id) DO UPDATE
+SET status = excluded.status, level = excluded.level, login = excluded.login, mfa = excluded.mfa,
+    since = excluded.since, snapshot_id = excluded.snapshot_id
+"""
 
 
 def last_accepted(connection: psycopg.Connection, organization_id: UUID) -> AcceptedSnapshot | None:
@@ -197,7 +353,9 @@ def record_outcome(
     *,
     run_id: str,
     sentence: str | None = None,
-) -> None:
+    kind: str | None = None,
+    change_hash: str | None = None,
+) -> bool:
     """Record how the latest attempt for an organization ended, in place of the one before.
 
     Args:
@@ -206,16 +364,59 @@ def record_outcome(
         outcome: how it ended.
         run_id: Dagster's run.
         sentence: what happened, for an operator, without personal data.
+        kind: what is alike between customers that ended so: the rule that held, or the kind of failure.
+        change_hash: SHA-256 over exactly what was held, in hexadecimal; blank is none.
+
+    Returns:
+        Whether it is new: the attempt before, if any, ended otherwise or was of another kind.
     """
-    connection.execute(
+    [(is_new,)] = connection.execute(
         """
-        INSERT INTO outcomes AS held (organization_id, at, outcome, sentence, run_id)
-        VALUES (%s, clock_timestamp(), %s, %s, %s)
+        INSERT INTO outcomes AS held (organization_id, at, since, outcome, kind, hash, sentence, run_id)
+        SELECT %(organization_id)s, now, now, %(outcome)s, %(kind)s, nullif(%(hash)s, ''), %(sentence)s, %(run_id)s
+        FROM clock_timestamp() AS now
         ON CONFLICT (organization_id) DO UPDATE
-        SET at = clock_timestamp(), outcome = excluded.outcome, sentence = excluded.sentence, run_id = excluded.run_id
+        SET at = excluded.at, outcome = excluded.outcome, kind = excluded.kind, hash = excluded.hash,
+            sentence = excluded.sentence, run_id = excluded.run_id,
+            since = CASE WHEN (held.outcome, held.kind) IS NOT DISTINCT FROM (excluded.outcome, excluded.kind)
+                         THEN held.since ELSE excluded.since END
+        RETURNING since = at
         """,
-        [organization_id, outcome, sentence, run_id],
-    )
+        {
+            "organization_id": organization_id,
+            "outcome": outcome,
+            "kind": kind,
+            "hash": change_hash,
+            "sentence": sentence,
+            "run_id": run_id,
+        },
+    ).fetchall()
+    return bool(is_new)
+
+
+def newly_alike(connection: psycopg.Connection, *, since: datetime, outcome: str, kind: str) -> tuple[int, int]:
+    """Count the customers that came into one outcome and kind together.
+
+    Args:
+        connection: to the pipeline's own database.
+        since: when to count from; those that were in it before then are not new.
+        outcome: of their latest attempt.
+        kind: of it.
+
+    Returns:
+        How many came into it, and of how many: those that are connected, and those that came into it and are not.
+    """
+    [(alike, of)] = connection.execute(
+        """
+        WITH alike AS (
+            SELECT organization_id FROM outcomes WHERE outcome = %s AND kind = %s AND since >= %s
+        )
+        SELECT count(alike), count(*) FROM connections LEFT JOIN alike USING (organization_id)
+        WHERE state = 'connected' OR alike.organization_id IS NOT NULL
+        """,
+        [outcome, kind, since],
+    ).fetchall()
+    return alike, of
 
 
 def latest_outcome(connection: psycopg.Connection, organization_id: UUID) -> AttemptOutcome | None:
@@ -238,7 +439,8 @@ def customer_record(connection: psycopg.Connection, organization_id: UUID) -> Cu
 
 _RECORDS = """
 SELECT customer, organization_id, state AS connection_state, connected_at, parked_reason,
-       accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at
+       accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at,
+       since AS outcome_since, kind AS outcome_kind, hash AS change_hash
 FROM connections
 LEFT JOIN outcomes USING (organization_id)
 LEFT JOIN LATERAL (

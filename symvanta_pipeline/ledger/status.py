@@ -30,6 +30,9 @@ class CustomerRecord:
         outcome: how the latest attempt ended: ``accepted``, ``held``, ``refused``, ``parked``, ``failing``, ``busy``.
         sentence: what happened in it, without personal data.
         outcome_at: when it ended.
+        outcome_since: since when every attempt ended so.
+        outcome_kind: the rule that held, or the kind of failure.
+        change_hash: SHA-256 over exactly what was held, which an approval has to name.
     """
 
     customer: str
@@ -43,6 +46,9 @@ class CustomerRecord:
     outcome: str | None = None
     sentence: str | None = None
     outcome_at: datetime | None = None
+    outcome_since: datetime | None = None
+    outcome_kind: str | None = None
+    change_hash: str | None = None
 
 
 @dataclass(frozen=True)

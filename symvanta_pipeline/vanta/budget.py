@@ -67,6 +67,12 @@ _EARLIEST_WAIT = f"""
 SELECT extract(epoch FROM {_EARLIEST} - clock_timestamp())::float8 FROM rate_budgets AS held WHERE name = %(name)s
 """  # noqa: S608 - constants of this module
 
+_SPARE = """
+SELECT CASE WHEN paused_until > clock_timestamp() THEN 0
+    ELSE %(n)s - (SELECT count(*) FROM unnest(slots) AS slot WHERE slot > clock_timestamp() - %(window)s) END
+FROM rate_budgets WHERE name = %(name)s
+"""
+
 # Times to come are dropped: whoever reserved them sees the counter and reserves again.
 _PAUSE = """
 INSERT INTO rate_budgets AS held (name, paused_until, pauses)
@@ -172,6 +178,7 @@ class Budget:
         self.name = name
         self._statements = statements
         self._pauses = (name, *pauses_too)
+        self._per_window = per_window
         self._parameters = {"name": name, "n": per_window, "window": window}
 
     def take(self, max_wait: float | None = None) -> Slot:
@@ -218,6 +225,16 @@ class Budget:
         """Tell how long ``take`` would wait now; reserves nothing."""
         row = self._statements.row(_EARLIEST_WAIT, self._parameters)
         return max(0.0, row[0]) if row else 0.0
+
+    def spare(self) -> int:
+        """Count the requests that nobody has made or reserved in the window up to now; reserves nothing."""
+        row = self._statements.row(_SPARE, self._parameters)
+        return max(0, int(row[0])) if row else self._per_window
+
+    @property
+    def per_window(self) -> int:
+        """How many requests the budget has in all."""
+        return self._per_window
 
     def _reserve(self, wait: "_Wait") -> tuple[Slot, float]:
         """Reserve the next free time; gives it and the seconds until it comes."""

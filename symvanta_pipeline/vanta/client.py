@@ -7,9 +7,11 @@ tokens, slots and retries (``session``).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from symvanta_pipeline.accounts.body import Body
-from symvanta_pipeline.vanta.errors import WrongOrganization, check_verdict
+from symvanta_pipeline.accounts.proof import Listed
+from symvanta_pipeline.vanta.errors import ListUnreadable, WrongOrganization, check_verdict
 from symvanta_pipeline.vanta.session import CustomerSession
 
 
@@ -24,6 +26,41 @@ class Acceptance:
 
     seconds: float
     token_generation: int
+
+
+def list_accounts(
+    session: CustomerSession, path: str, resource_id: str, *, before_send: Callable[[], None]
+) -> list[Listed]:
+    """Ask for every account that Vanta has of one customer, soft-deleted ones included.
+
+    The list's own form is documented nowhere: a bare list, ``resources``, ``data`` and Vanta's usual ``results.data``
+    are read, and anything else is refused rather than taken for an empty list.
+
+    Args:
+        session: of the customer.
+        path: ``VANTA_USER_ACCOUNT_PATH``, the PUT's; see `list_path`.
+        resource_id: ``VANTA_RESOURCE_ID``, which the query must carry (documented).
+        before_send: as in `put_accounts`.
+
+    Raises:
+        ListUnreadable: the answer is no list of accounts, or only a part of one.
+        VantaError: Vanta did not answer. budget.WouldWait: as in `put_accounts`.
+    """
+    query = urlencode({"resourceId": resource_id})
+    # No body: a GET that carries one gets an HTML page from the CDN (seen).
+    response, _ = session.call("GET", f"{list_path(path)}?{query}", before_send=before_send)
+    try:
+        content = response.json()
+    except (ValueError, RecursionError):
+        unreadable = ListUnreadable("Vanta's list of accounts is no JSON: see docs/vanta.md")
+    else:
+        return [_listed(record) for record in _records(content)]
+    raise unreadable
+
+
+def list_path(path: str) -> str:
+    """Return where the accounts are listed that are PUT to a path: its sibling, or itself (documented, both)."""
+    return f"{path.removesuffix('/sync_all')}/list_all" if path.endswith("/sync_all") else path
 
 
 def put_accounts(session: CustomerSession, path: str, body: Body, *, before_send: Callable[[], None]) -> Acceptance:
@@ -48,3 +85,24 @@ def put_accounts(session: CustomerSession, path: str, body: Body, *, before_send
     response, token = session.call("PUT", path, payload=body.payload, before_send=before_send)
     check_verdict(response)
     return Acceptance(time.monotonic() - started, token.generation)
+
+
+def _records(content: object) -> list[object]:
+    results = content.get("results", content) if isinstance(content, dict) else content
+    if isinstance(results, dict):
+        page = results.get("pageInfo")
+        if isinstance(page, dict) and page.get("hasNextPage"):
+            raise ListUnreadable("Vanta's list of accounts came in pages, which nobody has seen: see docs/vanta.md")
+        results = results.get("resources", results.get("data"))
+    if isinstance(results, list):
+        return results
+    raise ListUnreadable("Vanta's list of accounts came in an unknown form: see docs/vanta.md")
+
+
+def _listed(record: object) -> Listed:
+    values = record if isinstance(record, dict) else {}
+    texts = [values.get(name) for name in ("uniqueId", "status", "permissionLevel")]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ListUnreadable("Vanta's list of accounts holds a record without id, status or level: see docs/vanta.md")
+    unique_id, status, level = map(str, texts)
+    return Listed(unique_id, status, level, is_deleted=bool(values.get("deletedAt")))

@@ -96,6 +96,10 @@ class NotAccepted(Permanent):
     """A 200 whose verdict is no, partly no, or missing."""
 
 
+class ListUnreadable(Permanent):
+    """Vanta's list of accounts came in a form that nobody has seen, or not whole."""
+
+
 class Refused(Permanent):
     """Any other refusal; the text says which and what to look at."""
 

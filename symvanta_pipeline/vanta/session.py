@@ -7,6 +7,7 @@ The order that keeps a rotating token alive: re-read, refresh only if still need
 own committed transaction, use it only then. All of it happens while the caller holds the customer's lock.
 """
 
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -15,7 +16,7 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_none, wait_random
 from tenacity.wait import wait_base
 
-from symvanta_pipeline.vanta.budget import Budget, RateBudgets, Slot
+from symvanta_pipeline.vanta.budget import Budget, RateBudgets, Slot, WouldWait
 from symvanta_pipeline.vanta.errors import (
     AccessTokenRefused,
     GrantRefused,
@@ -83,7 +84,7 @@ class CustomerSession:
         self._application = application
         self._store = store
         self._budgets = budgets
-        self._slots: dict[Budget, Slot] = {}
+        self._slots: dict[Budget, deque[Slot]] = {}
         self._refused_generation: int | None = None
         self.waited = 0.0
 
@@ -92,11 +93,29 @@ class CustomerSession:
         """The organization whose token this session uses."""
         return self._store.organization_id
 
-    def prepare(self) -> None:
-        """Wait, before the customer's lock is taken, for the slots that one push is expected to need."""
+    def prepare(self, *, calls: int = 1) -> None:
+        """Wait, before the customer's lock is taken, for the slots that are expected to be needed under it.
+
+        Args:
+            calls: of the resource endpoints: the PUT, and a look at Vanta's list before a first one.
+        """
         if self._is_due(self._store.load()):
-            self._take(self._budgets.token_background, max_wait=None)
-        self._take(self._budgets.resource, max_wait=None)
+            self._take(self._budgets.token_background, 1, max_wait=None)
+        self._take(self._budgets.resource, calls, max_wait=None)
+
+    def may_read_back(self) -> bool:
+        """Reserve a slot for reading back what was pushed, if the budget has more than half of its slots to spare.
+
+        The other half stays with the pushes: a read-back must not make one wait.
+        """
+        budget = self._budgets.resource
+        if self._is_due(self._store.load()) or budget.spare() <= budget.per_window // 2:
+            return False
+        try:
+            self._take(budget, 1, max_wait=0)
+        except WouldWait:
+            return False
+        return True
 
     def call(
         self, method: str, path: str, *, payload: bytes | None = None, before_send: Callable[[], None]
@@ -176,16 +195,19 @@ class CustomerSession:
             budget.pause(error.pause)
             raise
 
-    def _take(self, budget: Budget, max_wait: float | None) -> None:
-        if budget not in self._slots:
+    def _take(self, budget: Budget, slots: int, max_wait: float | None) -> None:
+        """Take what is missing to have so many slots of a budget."""
+        held = self._slots.setdefault(budget, deque())
+        while len(held) < slots:
             slot = budget.take(max_wait=max_wait)
             self.waited += slot.waited
-            self._slots[budget] = slot
+            held.append(slot)
 
     def _spend(self, budget: Budget) -> None:
-        self._take(budget, LONGEST_WAIT)
-        self.waited += budget.spend(self._slots[budget], max_wait=LONGEST_WAIT)
-        del self._slots[budget]  # only now: a slot that could not be spent yet is still ours
+        self._take(budget, 1, LONGEST_WAIT)
+        held = self._slots[budget]
+        self.waited += budget.spend(held[0], max_wait=LONGEST_WAIT)
+        held.popleft()  # only now: a slot that could not be spent yet is still ours
 
 
 class _Wait(wait_base):

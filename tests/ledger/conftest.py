@@ -1,6 +1,7 @@
-"""What the ledger's tests share: connections, keys, tokens, connected customers, and a view of who waits."""
+"""What the ledger's tests share: connections, keys, tokens, connected customers, pushes, and a view of who waits."""
 
 import base64
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from symvanta_pipeline.ledger import database, web_sessions
+from symvanta_pipeline.ledger import database, snapshots, web_sessions
 from symvanta_pipeline.ledger.connections import Connection, connect_customer
+from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, Snapshot
 from symvanta_pipeline.ledger.vault import KeyRing, Token
 from symvanta_pipeline.ledger.web_sessions import WebSession
 
 PATIENCE = 20.0
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -48,6 +51,42 @@ def connected(ledger: psycopg.Connection, keyring: KeyRing, token: Callable[[str
         return connect_customer(ledger, keyring, organization_id or uuid4(), slug, token(slug))
 
     return make
+
+
+def announce(ledger: psycopg.Connection, organization_id: UUID, states: list[list[str]], *, run_id: str = "run") -> int:
+    """Record the intent of a push; the body's hash follows from the states."""
+    active = sum(state[1] == "ACTIVE" for state in states)
+    body = hashlib.sha256(repr(states).encode()).hexdigest()
+    sent = Snapshot(organization_id, run_id, NOON, body, len(states), active, len(states) - active)
+    return snapshots.record_intent(ledger, sent, states=states)
+
+
+def push(
+    ledger: psycopg.Connection,
+    organization_id: UUID,
+    states: list[list[str]],
+    *,
+    run_id: str = "run",
+    approval_id: int | None = None,
+) -> AcceptedSnapshot:
+    """Record a push that Vanta accepted."""
+    intent = announce(ledger, organization_id, states, run_id=run_id)
+    return snapshots.record_accepted(ledger, intent, token_generation=1, approval_id=approval_id)
+
+
+def backdate(ledger: psycopg.Connection, days: int) -> None:
+    """Move what was accepted and approved so far into the past, which only a superuser's session can."""
+    with ledger.transaction():
+        ledger.execute("SET LOCAL session_replication_role = replica")
+        for table, columns in {
+            "accepted_snapshots": ("accepted_at",),
+            "account_changes": ("at",),
+            "account_states": ("since",),
+            "proofs": ("at",),
+            "approvals": ("at", "expires_at", "used_at"),
+        }.items():
+            moved = ", ".join(f"{column} = {column} - make_interval(days => %(days)s)" for column in columns)
+            ledger.execute(f"UPDATE {table} SET {moved}".encode(), {"days": days})
 
 
 @pytest.fixture

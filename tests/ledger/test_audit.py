@@ -83,7 +83,7 @@ def test_no_words_lose_an_event_or_forge_one(
         "UPDATE audit_events SET detail = detail WHERE false",
         "DELETE FROM audit_events",
         "TRUNCATE audit_events",
-        "TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, audit_events",
+        "TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, audit_events CASCADE",
         "INSERT INTO audit_events (id, event) OVERRIDING SYSTEM VALUE SELECT id, event FROM audit_events "
         "ON CONFLICT (id) DO UPDATE SET detail = 'nothing happened'",
         "INSERT INTO audit_events (event) VALUES ('Not a word')",

@@ -8,15 +8,21 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from alembic import command
+from psycopg.rows import dict_row
 
-from symvanta_pipeline.ledger import audit, connections, consent_requests, database, snapshots, web_sessions
+from symvanta_pipeline.ledger import audit, connections, consent_requests, database, history, snapshots, web_sessions
 from symvanta_pipeline.ledger.database import LedgerOutdated, LedgerUnavailable, connect, migrate, require_current
 from symvanta_pipeline.ledger.vault import KeyRing, Token
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 
 FIRST_TABLES = {"connections", "tokens", "accepted_snapshots", "intents", "outcomes", "rate_budgets"}
-TABLES = FIRST_TABLES | {"web_sessions", "consent_requests", "audit_events"}
-REVISIONS = ["0001", "0002"]
+TABLES_OF = {
+    "0001": FIRST_TABLES,
+    "0002": {"web_sessions", "consent_requests", "audit_events"},
+    "0003": {"proofs", "account_states", "account_changes", "approvals"},
+}
+TABLES = set().union(*TABLES_OF.values())
+REVISIONS = list(TABLES_OF)
 PASSWORD = "canary-password"
 MIGRATE = """
 import sys
@@ -56,39 +62,91 @@ def migrate_to(url: str, revision: str) -> None:
         command.upgrade(config, revision)
 
 
-def contents(url: str) -> dict[str, str]:
-    """Return what the first tables hold, as text."""
-    with connect(url) as connection:
+# What the versions wrote, a row a table, in their own words: this program's statements fit the latest tables only.
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BODY = f"'run', '{NOON}', '{'0' * 64}', 3, 2, 1"
+ROWS_OF = {
+    "0001": f"""
+        INSERT INTO accepted_snapshots
+            (organization_id, run_id, read_at, body_sha256, users, active, deactivated, token_generation)
+            SELECT organization_id, {BODY}, 1 FROM connections;
+        INSERT INTO intents (organization_id, run_id, read_at, body_sha256, users, active, deactivated)
+            SELECT organization_id, {BODY} FROM connections;
+        INSERT INTO outcomes SELECT organization_id, '{NOON}', 'accepted', NULL, 'run' FROM connections;
+        INSERT INTO rate_budgets (name) VALUES ('token');
+    """,
+    "0002": f"""
+        INSERT INTO web_sessions VALUES (sha256('s'), 'k1', 'sealed', '{NOON}', '{NOON + timedelta(days=999)}');
+        INSERT INTO consent_requests
+            SELECT sha256('c'), sha256('s'), organization_id, '{NOON}', '{NOON + timedelta(days=999)}' FROM connections;
+        INSERT INTO audit_events (event, organization_id) SELECT 'connected', organization_id FROM connections;
+    """,
+}
+
+
+def contents(url: str, columns: dict[str, list[str]] | None = None) -> dict[str, list[dict[str, object]]]:
+    """Return what each table but the version's holds, or so many of its columns."""
+    with connect(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
         return {
-            table: str(connection.execute(f"SELECT * FROM {table}".encode()).fetchall())
-            for table in sorted(FIRST_TABLES)
+            table: cursor.execute(
+                f"SELECT {', '.join(columns[table]) if columns else '*'} FROM {table}".encode()
+            ).fetchall()
+            for table in sorted(columns or tables(url) - {database.VERSION_TABLE})
         }
 
 
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
 def test_what_an_older_version_kept_is_still_there_and_usable(
-    empty_url: str, keyring: KeyRing, token: Callable[[str], Token]
+    empty_url: str, keyring: KeyRing, token: Callable[[str], Token], revision: str
 ) -> None:
-    organization, moment = uuid.uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
-    migrate_to(empty_url, "0001")
-    assert tables(empty_url) == FIRST_TABLES | {database.VERSION_TABLE}
+    organization = uuid.uuid4()
+    passed, to_come = [r for r in REVISIONS if r <= revision], [r for r in REVISIONS if r > revision]
+    migrate_to(empty_url, revision)
+    assert tables(empty_url) == {database.VERSION_TABLE}.union(*(TABLES_OF[r] for r in passed))
     with pytest.raises(LedgerOutdated, match="not up to date; run: symvanta migrate"):
         require_current(empty_url)
     with connect(empty_url) as connection:
         connections.connect_customer(connection, keyring, organization, "acme", token("a"))
-        snapshot = snapshots.Snapshot(organization, "run", moment, "0" * 64, 3, 2, 1)
-        snapshots.record_accepted(connection, snapshots.record_intent(connection, snapshot), token_generation=1)
-        snapshots.record_outcome(connection, organization, "accepted", run_id="run")
-        connection.execute("INSERT INTO rate_budgets (name) VALUES ('token')")
+        for each in passed:
+            connection.execute(ROWS_OF[each].encode())
     before = contents(empty_url)
-    assert "[]" not in before.values()
-    assert migrate(empty_url) == ["0002"]
+    assert all(before.values())
+    assert migrate(empty_url) == to_come
     require_current(empty_url)
-    assert contents(empty_url) == before
+    assert contents(empty_url, {table: list(rows[0]) for table, rows in before.items()}) == before
     with connect(empty_url) as connection:
         assert connections.connect_customer(connection, keyring, organization, "acme", token("b")).generation == 2
         session = web_sessions.begin(connection, keyring, "auth0|1", lifetime=timedelta(hours=1))
         consent_requests.remember(connection, session, "state", organization, lifetime=timedelta(minutes=1))
         audit.record(connection, "connected", organization_id=organization)
+
+
+def test_what_nobody_recorded_before_the_audit_is_not_made_up(
+    empty_url: str, keyring: KeyRing, token: Callable[[str], Token]
+) -> None:
+    organization = uuid.uuid4()
+    migrate_to(empty_url, "0002")
+    with connect(empty_url) as connection:
+        connections.connect_customer(connection, keyring, organization, "acme", token("a"))
+        connection.execute(ROWS_OF["0001"].encode())
+    migrate(empty_url)
+    with connect(empty_url) as connection:
+        assert history.is_first(connection, organization)
+        assert history.states(connection, organization) == []
+        assert history.possible(connection, organization) == []
+        accepted, open_intent = history.pushes(connection, organization)
+        assert (accepted.verdict, accepted.read_at, accepted.token_generation) == ("accepted", NOON, 1)
+        assert (accepted.counts, accepted.latency_seconds, accepted.unchanged, accepted.proof) == (None,) * 4
+        assert open_intent.verdict == "possibly applied"
+        [record] = snapshots.customer_records(connection)
+        assert (record.outcome_since, record.outcome_kind) == (NOON, None)
+        # A push of the kind that has no states says nothing about accounts; the next one with states is the first.
+        snapshot = snapshots.Snapshot(organization, "run", NOON, "0" * 64, 1, 1, 0)
+        snapshots.record_accepted(connection, snapshots.record_intent(connection, snapshot), token_generation=1)
+        assert history.is_first(connection, organization)
+        intent = snapshots.record_intent(connection, snapshot, states=[["u1", "ACTIVE", "BASE", "SSO", "sso"]])
+        assert snapshots.record_accepted(connection, intent, token_generation=1).unchanged
+        assert not history.is_first(connection, organization)
 
 
 def test_every_table_says_what_it_is(symvanta_url: str) -> None:

@@ -2,12 +2,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from symvanta_pipeline.ledger import database, snapshots
+from symvanta_pipeline.ledger import connections, database, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.snapshots import (
     AttemptOutcome,
@@ -162,6 +163,95 @@ def test_the_latest_outcome_replaces_the_one_before(ledger: psycopg.Connection, 
         snapshots.record_outcome(ledger, organization, outcome, run_id="2")
         assert snapshots.latest_outcome(ledger, organization) == outcome
         assert ledger.execute("SELECT outcome, sentence, run_id FROM outcomes").fetchall() == [(outcome, None, "2")]
+
+
+HELD = "ab" * 32
+
+
+def test_what_ends_alike_again_is_not_new(ledger: psycopg.Connection, connected: Connect) -> None:
+    organization, bystander = (connected(slug).organization_id for slug in ("acme", "globex"))
+
+    def record(outcome: AttemptOutcome, kind: str | None = None, change_hash: str | None = None) -> bool:
+        return snapshots.record_outcome(ledger, organization, outcome, run_id="1", kind=kind, change_hash=change_hash)
+
+    def kept() -> CustomerRecord:
+        found = snapshots.customer_record(ledger, organization)
+        assert found is not None
+        return found
+
+    ends: list[tuple[AttemptOutcome, str | None, str | None, bool]] = [
+        ("held", "lost", HELD, True),
+        ("held", "lost", HELD, False),
+        ("held", "lost", "cd" * 32, False),
+        ("held", "vanished", HELD, True),
+        ("held", None, None, True),
+        ("held", None, "", False),
+        ("failing", None, None, True),
+        ("accepted", None, None, True),
+        ("accepted", None, None, False),
+        ("held", "lost", HELD, True),
+    ]
+    for outcome, kind, change_hash, is_new in ends:
+        before = snapshots.customer_record(ledger, organization)
+        assert record(outcome, kind, change_hash) is is_new
+        now = kept()
+        assert (now.outcome, now.outcome_kind, now.change_hash) == (outcome, kind, change_hash or None)
+        assert now.outcome_since == (now.outcome_at if is_new else before and before.outcome_since)
+    assert snapshots.record_outcome(ledger, bystander, "held", run_id="1", kind="lost", change_hash=HELD)
+
+
+def test_a_hash_that_is_none_is_refused(ledger: psycopg.Connection, connected: Connect) -> None:
+    organization = connected().organization_id
+    with pytest.raises(psycopg.errors.CheckViolation):
+        snapshots.record_outcome(ledger, organization, "held", run_id="1", change_hash="eve@example.com")
+
+
+def test_who_came_into_the_same_trouble_is_counted(ledger: psycopg.Connection, connected: Connect) -> None:
+    slugs = (
+        "held before",
+        "held",
+        "held otherwise",
+        "failing",
+        "fine",
+        "never tried",
+        "parked",
+        "disconnected",
+        "gone",
+    )
+    ids = {slug: connected(slug.replace(" ", "-")).organization_id for slug in slugs}
+
+    def record(slug: str, outcome: AttemptOutcome, kind: str | None) -> None:
+        snapshots.record_outcome(ledger, ids[slug], outcome, run_id="1", kind=kind)
+
+    record("held before", "held", "lost")
+    [(since,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
+    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="lost") == (0, 9)
+    record("held before", "held", "lost")
+    for slug, outcome, kind in (
+        ("held", "held", "lost"),
+        ("held otherwise", "held", "vanished"),
+        ("failing", "failing", "lost"),
+        ("fine", "accepted", None),
+        ("parked", "parked", "GrantRefused"),
+        ("gone", "held", "lost"),
+    ):
+        record(slug, cast("AttemptOutcome", outcome), kind)
+    connections.park(ledger, ids["parked"], "invalid_grant", token_generation=1)
+    for slug in ("disconnected", "gone"):
+        connections.mark_disconnected(ledger, ids[slug])
+    # Of 6 that are still connected; who came into it and is not connected any more is counted on both sides.
+    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="lost") == (2, 7)
+    assert snapshots.newly_alike(ledger, since=since, outcome="parked", kind="GrantRefused") == (1, 7)
+    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="admins") == (0, 6)
+    [(later,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
+    assert snapshots.newly_alike(ledger, since=later, outcome="held", kind="lost") == (0, 6)
+
+
+def test_counting_them_is_cheap(ledger: psycopg.Connection) -> None:
+    plan = "EXPLAIN SELECT FROM outcomes WHERE outcome = 'held' AND kind = 'lost' AND since >= now()"
+    with ledger.transaction():
+        ledger.execute("SET LOCAL enable_seqscan = off")
+        assert "outcomes_alike" in str(ledger.execute(plan.encode()).fetchall())
 
 
 def test_nothing_is_recorded_for_an_unknown_organization(ledger: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -183,3 +184,20 @@ def new_customer(
 @pytest.fixture
 def customer(new_customer: Callable[[], Customer]) -> Customer:
     return new_customer()
+
+
+@pytest.fixture
+def tight_budgets(ledger_url: str) -> Iterator[Callable[[int], RateBudgets]]:
+    """Make budgets whose window is as long as Vanta's, with so many calls of the resource endpoints."""
+    with ExitStack() as made:
+
+        def make(resource_per_minute: int) -> RateBudgets:
+            return made.enter_context(
+                RateBudgets(
+                    lambda: database.connect(ledger_url),
+                    token_per_minute=1000,
+                    resource_per_minute=resource_per_minute,
+                )
+            )
+
+        yield make

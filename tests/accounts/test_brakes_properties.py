@@ -1,0 +1,197 @@
+"""What has to hold for every history, found by hypothesis, and the rules written a second time."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import hypothesis.strategies as st
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+
+from symvanta_pipeline.accounts import brakes
+from symvanta_pipeline.accounts.brakes import LIMITS, Before, Brake, LossLimit, change_hash, held, judge
+from symvanta_pipeline.accounts.state import from_json, to_json
+
+LOSS = {"lost", "lost_in_a_day", "lost_in_a_week", "vanished"}
+
+
+def active(states: pd.DataFrame) -> frozenset[str]:
+    return frozenset(states.index[states["status"] == "ACTIVE"])
+
+
+def before(last: pd.DataFrame, **columns: Any) -> Before:
+    """Return a quiet week that ended in this state."""
+    quiet = Before(last, (), active(last), active(last), at_vanta=None, is_first=False)
+    return replace(quiet, **columns)
+
+
+def rules(found: Iterable[Brake]) -> list[str]:
+    return [brake.rule for brake in found]
+
+
+PEOPLE = st.sampled_from(
+    [
+        None,
+        ("ACTIVE", "BASE", "SSO", "sso"),
+        ("ACTIVE", "BASE", "PASSWORD", "off"),
+        ("ACTIVE", "ADMIN", "PASSWORD", "on"),
+        ("DEACTIVATED", "BASE", "SSO", "sso"),
+        ("DEACTIVATED", "ADMIN", "PASSWORD", "off"),
+    ]
+)
+
+
+@st.composite
+def states_of_one_company(draw: st.DrawFn, count: int) -> list[pd.DataFrame]:
+    """Draw states of the same people, each either close to the one before or all new."""
+    people = draw(st.integers(0, 60))
+    drawn: list[list[Any]] = [[draw(PEOPLE)] * people]
+    for _ in range(count):
+        changed = draw(st.dictionaries(st.integers(0, max(people - 1, 0)), PEOPLE, max_size=people))
+        stretch = draw(st.integers(0, people))
+        row = draw(PEOPLE)
+        drawn.append([changed.get(n, row if n < stretch else old) for n, old in enumerate(drawn[-1])])
+    return [
+        from_json([(f"u{n:02}", *person) for n, person in enumerate(people) if person is not None])
+        for people in drawn[1:]
+    ]
+
+
+@given(states_of_one_company(1))
+def test_a_state_that_does_not_change_holds_nothing(states: list[pd.DataFrame]) -> None:
+    (same,) = states
+    found = held(judge(same, before(same, possible=(same,))))
+    expected = [] if len(active(same)) else ["nobody_active"] if len(same) else ["nobody"]
+    assert rules(found) == expected
+
+
+@given(states_of_one_company(4), st.integers(0, 1000))
+@settings(max_examples=50)
+def test_the_order_of_rows_changes_nothing(states: list[pd.DataFrame], seed: int) -> None:
+    last, possible, earlier, new = states
+    shuffled = [frame.sample(frac=1, random_state=seed) for frame in (last, possible, new)]
+    windows = {"active_day_ago": active(earlier), "active_week_ago": active(earlier)}
+    found = judge(new, before(last, possible=(possible,), **windows))
+    assert judge(shuffled[2], before(shuffled[0], possible=(shuffled[1],), **windows)) == found
+
+
+@given(states_of_one_company(4), st.booleans(), st.data())
+def test_one_more_loss_never_releases_a_loss(states: list[pd.DataFrame], vanishes: bool, data: st.DataObject) -> None:
+    last, possible, earlier, new = states
+    old = before(last, possible=(possible,), active_day_ago=active(earlier), active_week_ago=active(earlier))
+    remaining = sorted(active(new) & active(last))
+    if not remaining:
+        return
+    leaving = data.draw(st.sampled_from(remaining))
+    rows = [row for row in to_json(new) if row[0] != leaving]
+    after = from_json(rows if vanishes else [*rows, [leaving, "DEACTIVATED", "BASE", "SSO", "sso"]])
+    was, is_now = held(judge(new, old)), held(judge(after, old))
+    assert LOSS.intersection(rules(was)) <= LOSS.intersection(rules(is_now))
+    if "lost" in rules(was):
+        assert change_hash(is_now) != change_hash(was)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30))
+@settings(max_examples=30)
+def test_no_leak_takes_more_than_a_fifth_in_a_day(leaving: list[int]) -> None:
+    truth = [[f"u{n:02}", "ACTIVE", "BASE", "SSO", "sso"] for n in range(60)]
+    accepted = [from_json(truth)]  # what Vanta has, hour by hour
+    for count in leaving:
+        truth = truth[: len(truth) - min(count, len(truth))]
+        day_ago = active(accepted[max(len(accepted) - 24, 0)])
+        push = from_json(truth)
+        passes = not held(judge(push, before(accepted[-1], active_day_ago=day_ago)))
+        accepted.append(push if passes else accepted[-1])
+        assert 100 * len(day_ago & active(accepted[-1])) >= 80 * len(day_ago)
+
+
+@given(states_of_one_company(5), st.booleans())
+def test_a_second_writing_of_the_rules_agrees(states: list[pd.DataFrame], is_first: bool) -> None:
+    last, possible, day, week, new = states
+    old = Before(last, (possible,), active(day), active(week), frozenset(day.index), is_first)
+    assert verdicts(new, old) == written_again(new, old)
+
+
+# All who leave vanish, from none to half of a hundred, and a few of many.
+COMPANY = [[f"u{n:03}", "ACTIVE", "BASE", "SSO", "sso"] for n in range(250)]
+PUSHES = [
+    (from_json(COMPANY[: size - leaving]), before(from_json(COMPANY[:size])))
+    for size, most in ((100, 50), (250, 12))
+    for leaving in range(most)
+]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"lost": LossLimit(21, 5)},
+        {"lost_in_a_day": LossLimit(21, 5)},
+        {"lost_in_a_week": LossLimit(41, 5)},
+        {"vanished": LossLimit(6, 3)},
+        {"vanished_anyway": 11},
+    ],
+    ids=str,
+)
+def test_the_second_writing_notices_a_fault(fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(verdicts(*push) == written_again(*push) for push in PUSHES)
+    monkeypatch.setattr(brakes, "LIMITS", replace(LIMITS, **fault))
+    assert not all(verdicts(*push) == written_again(*push) for push in PUSHES)
+
+
+def verdicts(new: pd.DataFrame, old: Before) -> dict[str, bool]:
+    return {brake.rule: brake.holds for brake in judge(new, old)}
+
+
+def written_again(new: pd.DataFrame, old: Before) -> dict[str, bool]:
+    """Judge once more: one state with another, in floating point, straight from the sentences of the rules."""
+    now = {row[0]: row[1:] for row in to_json(new)}
+    found: dict[str, bool] = {}
+    if not now:
+        found["nobody"] = True
+    elif not on(now):
+        found["nobody_active"] = True
+    states = [{row[0]: row[1:] for row in to_json(frame)} for frame in (old.last, *old.possible)]
+    for state in states:
+        if state:
+            found |= {rule: found.get(rule, False) or holds for rule, holds in against(state, now).items()}
+    if any(on(state) - on(now) for state in states):
+        for rule, window, percent in [
+            ("lost_in_a_day", old.active_day_ago, 20),
+            ("lost_in_a_week", old.active_week_ago, 40),
+        ]:
+            if too_many(len(window - on(now)), len(window), percent):
+                found[rule] = True
+    if old.is_first and old.at_vanta is not None and old.at_vanta - now.keys():
+        found["first_push"] = True
+    return found
+
+
+def against(state: dict[str, list[str]], now: dict[str, list[str]]) -> dict[str, bool]:
+    found: dict[str, bool] = {}
+    was, is_now = on(state), on(now)
+    if too_many(len(was - is_now), len(was), 20):
+        found["lost"] = True
+    gone = len(was - now.keys())
+    if gone >= 10 or (gone >= 3 and gone / len(was) > 0.05):
+        found["vanished"] = True
+    admins, admins_now = on(state, 1, "ADMIN"), on(now, 1, "ADMIN")
+    share, share_now = len(admins) / (len(was) or 1), len(admins_now) / (len(is_now) or 1)
+    up = share_now - share > 0.1 + 1e-9 or share_now >= 2 * share - 1e-9
+    if len(admins_now) - len(admins) >= 3 and up:
+        found["admins"] = True
+    if len(on(now, 3, "off")) / (len(is_now) or 1) - len(on(state, 3, "off")) / (len(was) or 1) > 0.2 + 1e-9:
+        found["without_mfa"] = False
+    if len(is_now) > 10 * len(was):
+        found["growth"] = True
+    elif len(is_now) > max(3 * len(was), 50):
+        found["growth"] = False
+    return found
+
+
+def too_many(lost: int, of: int, percent: int) -> bool:
+    return lost >= 3 and lost / of > 0.5 if of < 25 else lost >= 5 and lost / of > percent / 100
+
+
+def on(state: dict[str, list[str]], column: int = 0, value: str = "ACTIVE") -> set[str]:
+    return {i for i, row in state.items() if row[0] == "ACTIVE" and row[column] == value}
