@@ -216,6 +216,37 @@ def customers(*, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("slug")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]), help="Nothing before this time, UTC.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="The access changes as CSV on stdout.")
+@click.option("--names", is_flag=True, help="Join names from Sym, now, for this print alone.")
+def history(slug: str, *, since: datetime | None, as_json: bool, as_csv: bool, names: bool) -> None:
+    """Tell what Vanta was told about a customer, and who had which access from when to when."""
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two ways to print the same: choose one")
+    url = _ledger_url()
+    if names:
+        load(SourceSettings)
+    from symvanta_pipeline.history import History
+
+    moment = since.replace(tzinfo=UTC) if since else None
+    with _ledger(url) as ledger:
+        organization_id = _candidate(ledger, slug, needs_sym=False).organization_id
+        told = History.of(ledger.get(), organization_id, since=moment)
+    if names:
+        told = told.with_names(load(SourceSettings).sym_database_url.get_secret_value())
+    if as_json:
+        click.echo(json.dumps(told.content(), indent=2))
+    elif as_csv:
+        click.echo(told.csv(), nl=False)
+    else:
+        _print(told.shown_pushes(), as_json=False, empty="nothing was ever pushed for this customer")
+        click.echo()
+        _print(told.changes, as_json=False, empty="no access change is known")
+
+
+@main.command()
 @click.option("--once", is_flag=True, help="End after the cycle, with 0 when every demo customer ended as designed.")
 def demo(*, once: bool) -> None:
     """Start everything on this machine, run one cycle, stay until Ctrl-C."""

@@ -29,6 +29,7 @@ from symvanta_pipeline.accounts import schema
 from symvanta_pipeline.accounts.body import Body
 from symvanta_pipeline.accounts.mapping import to_accounts
 from symvanta_pipeline.accounts.schema import Accounts
+from symvanta_pipeline.accounts.state import counts_of, states_of, to_json
 from symvanta_pipeline.accounts.summary import shared_emails
 from symvanta_pipeline.ledger import connections, snapshots
 from symvanta_pipeline.ledger.connections import Connection
@@ -330,8 +331,11 @@ class CustomerSync:
         users, accounts, body = result.users, result.accounts, result.body
         if users is None or accounts is None or body is None:
             raise AssertionError("nothing is pushed that was not read and mapped under this lock")
+        states = states_of(accounts)
         intent = snapshots.record_intent(
-            self.ledger.get(), _snapshot_of(body, connection.organization_id, self.run_id, users.read_at)
+            self.ledger.get(),
+            _snapshot_of(body, connection.organization_id, self.run_id, users.read_at),
+            states=to_json(states),
         )
         try:
             acceptance = put_accounts(
@@ -345,7 +349,13 @@ class CustomerSync:
         except Permanent as error:
             snapshots.resolve_intent(self.ledger.get(), intent, "refused")
             raise Stopped(_refusal(error, accounts)) if isinstance(error, BodyRefused) else error from None
-        recorded = snapshots.record_accepted(self.ledger.get(), intent, token_generation=acceptance.token_generation)
+        recorded = snapshots.record_accepted(
+            self.ledger.get(),
+            intent,
+            token_generation=acceptance.token_generation,
+            counts=counts_of(states),
+            latency_seconds=acceptance.seconds,
+        )
         result.push = Push(body, acceptance, recorded, session.waited)
         result.seconds["push"] = acceptance.seconds
         self._keep(SENT, accounts.frame, result)

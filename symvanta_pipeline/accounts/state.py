@@ -49,6 +49,14 @@ def no_states() -> pd.DataFrame:
     return from_json([])
 
 
+def counts_of(states: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Count the accounts by value of each of `COLUMNS`, values in sorted order."""
+    return {
+        column: {str(value): int(n) for value, n in states[column].value_counts().sort_index().items()}
+        for column in COLUMNS
+    }
+
+
 def to_json(states: pd.DataFrame) -> list[list[str]]:
     """Write states down as compact rows ``[unique_id, status, level, login, mfa]``, sorted by unique id."""
     return states.sort_index().reset_index()[[INDEX, *COLUMNS]].to_numpy(dtype=object).tolist()
