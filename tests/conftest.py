@@ -23,6 +23,9 @@ import pytest
 from symvanta_pipeline.sandbox import demo_customers
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 
+# Before any of them is imported: what a test's helper asserts should be explained like the test's own.
+pytest.register_assert_rewrite("tests.support")
+
 # Holds the session's folder. Every process that the tests start inherits it, and is found by it in the end.
 SESSION_VARIABLE = "SYMVANTA_TEST_SESSION"
 GRACE = 10.0  # seconds that a process has to end after the last test
