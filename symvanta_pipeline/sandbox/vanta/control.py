@@ -1,49 +1,33 @@
 """Starting and steering a stand-in for Vanta from another process: the demo, the bench and the tests.
 
-Belongs here: the handle on the child process and its ``/_sandbox`` controls. Does not belong here: the child's code.
+Belongs here: what it can be told beside what every stand-in can (``sandbox.control``). Does not belong here: its code.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 from pydantic import JsonValue
 
-from symvanta_pipeline.sandbox.process import Child, start_child
+from symvanta_pipeline.sandbox.control import TIMEOUT, StandIn
+from symvanta_pipeline.sandbox.process import start_child
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
 from symvanta_pipeline.sandbox.vanta.oauth import SCOPES
 
-TIMEOUT = 10.0
 REDIRECT_URI = "http://127.0.0.1:3080/vanta/callback"
 
 
 @dataclass(frozen=True)
-class VantaServer:
-    """A running stand-in, ended when its ``with`` block or this process ends.
+class VantaServer(StandIn):
+    """A running stand-in; its ``url`` is API host and app host in one.
 
     Attributes:
-        child: its process.
         config: what it was started with; ``port`` may be 0, the address is ``url``.
     """
 
-    child: Child
     config: VantaConfig
-
-    @property
-    def url(self) -> str:
-        """API host and app host in one, without a slash at the end."""
-        return self.child.url
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.child.pid
-
-    def stop(self) -> None:
-        """End it. Safe to repeat."""
-        self.child.stop()
 
     def consent(self, tenant: str, *, redirect_uri: str = REDIRECT_URI, scope: str = " ".join(SCOPES)) -> str:
         """Give consent at once, as a person's click on Allow would, and return the authorization code."""
@@ -77,31 +61,13 @@ class VantaServer:
         reply: dict[str, Any] = response.json()
         return reply
 
-    def journal(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """All requests so far, oldest first, or those to one endpoint (``journal.Entry`` has the keys)."""
-        entries: list[dict[str, Any]] = self._sandbox("GET", "journal").json()
-        return [entry for entry in entries if endpoint in {None, entry["endpoint"]}]
-
     def body(self, seq: int) -> bytes:
         """The body of a PUT in the journal, byte for byte."""
         return self._sandbox("GET", f"journal/{seq}/body").content
 
-    def clear_journal(self) -> None:
-        """Forget all requests."""
-        self._sandbox("DELETE", "journal")
-
     def fault(self, on: str, kind: str, **options: JsonValue) -> None:
         """Switch a fault on (``faults.Fault`` has the options)."""
         self._sandbox("POST", "faults", {"on": on, "kind": kind, **options})
-
-    def faults(self) -> list[dict[str, Any]]:
-        """All faults with the number of times that each ``fired``."""
-        faults: list[dict[str, Any]] = self._sandbox("GET", "faults").json()
-        return faults
-
-    def clear_faults(self) -> None:
-        """Switch all faults off."""
-        self._sandbox("DELETE", "faults")
 
     def accounts(self, tenant: str) -> list[dict[str, Any]]:
         """What is stored for a tenant, soft-deleted accounts included."""
@@ -115,17 +81,6 @@ class VantaServer:
     def set_installation_url(self, url: str) -> None:
         """Let Connect on the marketplace page lead there."""
         self._sandbox("PUT", "installation", {"url": url})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def _sandbox(self, method: str, path: str, content: JsonValue = None) -> requests.Response:
-        response = requests.request(method, f"{self.url}/_sandbox/{path}", json=content, timeout=TIMEOUT)
-        response.raise_for_status()
-        return response
 
 
 def start_vanta(config: VantaConfig | None = None, *, port: int | None = None, log: Path | None = None) -> VantaServer:
