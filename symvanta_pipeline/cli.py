@@ -8,7 +8,6 @@ import getpass
 import json
 import re
 import sys
-import traceback
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from symvanta_pipeline.settings import (
     is_loopback,
     load,
 )
+from symvanta_pipeline.unforeseen import place_of
 
 if TYPE_CHECKING:
     from symvanta_pipeline.connect.consent import Candidate
@@ -365,5 +365,4 @@ def _sentence(error: Exception) -> str:
     """
     if type(error).__module__.startswith("symvanta_pipeline."):
         return " ".join(str(error).split())
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"unexpected {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}; please report it"
+    return f"unexpected {type(error).__name__} at {place_of(error)}; please report it"

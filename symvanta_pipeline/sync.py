@@ -9,14 +9,12 @@ it up and starts again from the read.
 """
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -41,6 +39,7 @@ from symvanta_pipeline.rules import RulesBroken, Violation
 from symvanta_pipeline.sym import contract
 from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceUnavailable, UsersSnapshot
 from symvanta_pipeline.token_store import NoToken
+from symvanta_pipeline.unforeseen import place_of
 from symvanta_pipeline.vanta.budget import WouldWait
 from symvanta_pipeline.vanta.client import Acceptance, put_accounts
 from symvanta_pipeline.vanta.errors import (
@@ -381,7 +380,7 @@ class CustomerSync:
         if isinstance(error, psycopg.Error):
             return Failure("failing", f"the pipeline's own database failed ({type(error).__name__})")
         # The text of an unforeseen error may quote anybody, so it is not shown.
-        return Failure("failing", f"unexpected {type(error).__name__} at {_place(error)}")
+        return Failure("failing", f"unexpected {type(error).__name__} at {place_of(error)}")
 
     def _ended_meanwhile(self, result: CustomerResult) -> Failure | None:
         """Say since when the consent does not stand any more, if it ended while this customer was worked on."""
@@ -449,8 +448,3 @@ def _shared_email_warnings(accounts: Accounts) -> list[str]:
     groups = shared_emails(accounts)
     shown = "; ".join(" and ".join(group) for group in groups[:5])
     return [f"{len(groups)} e-mail addresses are shared by several users, all of them sent: {shown}"] if groups else []
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"

@@ -14,10 +14,11 @@ from typing import Final, Literal
 
 import pandas as pd
 
+from symvanta_pipeline.rules import SHOWN_IDS
+
 Severity = Literal["error", "warn"]
 Verdict = Literal["proved", "contradicted"]
 
-SHOWN_IDS: Final = 5
 SEVERITIES: Final[dict[str, Severity]] = {
     "missing": "error",  # was sent, and is not there: somebody's access is unknown to the auditor
     "status": "error",  # somebody who left shows as active, or the other way round

@@ -8,15 +8,15 @@ Sources for the headers: OWASP's HTTP Headers and Content Security Policy cheat 
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from symvanta_pipeline.unforeseen import place_of
 
 MOST_BODY_BYTES: Final = 16 * 1024
 MOST_HEADER_BYTES: Final = 16 * 1024
@@ -100,7 +100,7 @@ class Guard:
         try:
             await self._answer(scope, receive, completed)
         except Exception as error:  # noqa: BLE001 - its text may quote anything, and uvicorn would log it whole
-            log.error("unexpected %s at %s", type(error).__name__, _place(error))  # noqa: TRY400 - likewise
+            log.error("unexpected %s at %s", type(error).__name__, place_of(error))  # noqa: TRY400 - likewise
             if not status:
                 await self._problem(500)(scope, receive, completed)
         finally:
@@ -143,8 +143,3 @@ async def _bounded_body(receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body"):
             return body
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"

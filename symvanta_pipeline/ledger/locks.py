@@ -17,14 +17,13 @@ _CUSTOMER = b"symvanta customer lock"
 _CONSENT = b"symvanta consent lock"
 
 # A 64-bit key stands in pg_locks as two halves, with objsubid 1.
-_IS_HELD = """
-EXISTS (
-    SELECT FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32 | objid::bigint) = %(key)s
-)
+_HOLDERS = """
+SELECT FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (classid::bigint << 32 | objid::bigint) = %(key)s
 """
+_IS_HELD = f"EXISTS ({_HOLDERS} AND pid = pg_backend_pid())"
 
 
 class LockBusy(LedgerError):
@@ -140,16 +139,8 @@ def consent_lock(url: str, organization_id: UUID, *, wait: float = 90.0) -> Iter
 
 def is_consent_under_way(connection: psycopg.Connection, organization_id: UUID) -> bool:
     """Tell whether somebody is connecting or disconnecting an organization at this very moment."""
-    row = connection.execute(
-        """
-        SELECT FROM pg_locks
-        WHERE locktype = 'advisory' AND granted AND objsubid = 1
-          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (classid::bigint << 32 | objid::bigint) = %s
-        """,
-        [lock_key(organization_id, _CONSENT)],
-    ).fetchone()
-    return row is not None
+    holder = connection.execute(_HOLDERS, {"key": lock_key(organization_id, _CONSENT)}).fetchone()
+    return holder is not None
 
 
 def _taken_within(connection: psycopg.Connection, key: int, wait: float) -> bool:
