@@ -1,20 +1,32 @@
 """One read of Sym's database: its connection, its one transaction, and what can go wrong with it.
 
-Belongs here: connecting, read-only and repeatable-read; time limits; the check of a result's columns; errors in words
-that are safe to log. Does not belong here: any query (see the modules beside this one and their SQL files).
+Belongs here: connecting, read-only and repeatable-read; time limits; how old a standby's data may be; the check of a
+result's columns; errors in words that are safe to log. Does not belong here: any query of Sym's tables (see the modules
+beside this one and their SQL files).
 
 An error's text names tables and columns, never a value, an address of a person or the database's URL; the driver's own
 error is not chained to it, since that one may carry all of them.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg.rows import class_row
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 STATEMENT_TIMEOUT_SECONDS: Final = 60
+# By PostgreSQL's defaults a healthy standby hears from an idle primary every 30 s and waits 30 s for somebody's query:
+# five minutes are neither, and still a small part of the hour between two pushes.
+STANDBY_LAG_LIMIT_SECONDS: Final = 300
+# A database that people work with commits something every day. Otherwise the server that a standby hears from may be
+# cut off itself (another standby) or be left behind by Sym (a failover), and a standby sees neither.
+STANDBY_QUIET_LIMIT_SECONDS: Final = 86_400
+# For a moment after it reconnects, a standby hears from its primary and has not heard of what it missed.
+STANDBY_SECOND_LOOK_SECONDS: Final = 0.5
 # Longer than any slug or subject that exists: OpenID Connect Core 1.0 allows a subject 255 characters.
 LONGEST_TEXT: Final = 1_000
 
@@ -31,6 +43,10 @@ class SourceUnavailable(SourceError):
 
 class SourceChanged(SourceError):
     """Sym's database does not answer as the SQL file says. Trying again does not help; a person has to look."""
+
+
+class SourceStale(SourceError):
+    """Sym's database is a standby whose data is too old, or may be. A person has to look, unless it catches up."""
 
 
 def connect(database_url: str) -> "psycopg.Connection[tuple[Any, ...]]":
@@ -59,14 +75,26 @@ def connect(database_url: str) -> "psycopg.Connection[tuple[Any, ...]]":
 
 
 def begin(connection: "psycopg.Connection[tuple[Any, ...]]") -> datetime:
-    """Open the transaction, with settings that last as long as it does; return when it began."""
-    # In the transaction, not in the connection's options: a pooler in between passes this on.
-    (began, *_) = connection.execute(
-        "SELECT now(), set_config('statement_timeout', %s, true), set_config('TimeZone', 'UTC', true),"
-        " set_config('DateStyle', 'ISO', true)",
-        [f"{STATEMENT_TIMEOUT_SECONDS}s"],
-    ).fetchall()[0]
-    return began.astimezone(UTC)  # type: ignore[no-any-return] # a row's types are not known to psycopg
+    """Open the transaction, with settings that last as long as it does.
+
+    Returns:
+        A moment in UTC: every change that was committed before it is seen. On a primary, when the transaction began.
+        On a standby the moment is proven and may be minutes too early, never too late, and never goes back on one
+        standby. So an older state shows as older wherever it was read, at the price of a push that a repeated run need
+        not have made.
+
+    Raises:
+        SourceStale: this is a standby that is, or may be, more than `STANDBY_LAG_LIMIT_SECONDS` behind, or that has
+            seen nothing committed for `STANDBY_QUIET_LIMIT_SECONDS`.
+    """
+    began, is_standby = _open(connection)
+    if not is_standby:
+        return began
+    complete_until = _complete_until(connection)
+    # The snapshot so far is older than the proof, so take another; chained, since a pooler then keeps to this server.
+    connection.execute("COMMIT AND CHAIN")
+    _open(connection)
+    return complete_until
 
 
 def check_columns(columns: Sequence[psycopg.Column], types: Mapping[str, str], file: str) -> None:
@@ -104,6 +132,7 @@ def fetch(
 
     Raises:
         SourceUnavailable: no connection, or it was lost, or the statement took over `STATEMENT_TIMEOUT_SECONDS`.
+        SourceStale: as in `begin`.
         SourceChanged: a table, a column or a permission is missing, or the result is not as it has to be.
     """
     rows = guarded(lambda: _rows(database_url, query, parameters, types, file), file)
@@ -135,6 +164,110 @@ def guarded(read: Callable[[], _T], file: str) -> _T:
         failure = _explained(error, where_to_look(file))
     # Outside of the handler, so that Python does not chain the driver's error.
     raise failure
+
+
+def _open(connection: "psycopg.Connection[tuple[Any, ...]]") -> tuple[datetime, bool]:
+    """Open the transaction, or go on with a chained one; return when it began, and whether this is a standby."""
+    # In the transaction, not in the connection's options: a pooler in between passes this on.
+    (began, is_standby, *_) = connection.execute(
+        "SELECT now(), pg_is_in_recovery(), set_config('statement_timeout', %s, true),"
+        " set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true)",
+        [f"{STATEMENT_TIMEOUT_SECONDS}s"],
+    ).fetchall()[0]
+    return began.astimezone(UTC), is_standby
+
+
+@dataclass(frozen=True)
+class _Standby:
+    """What a standby knows of itself. The two proofs are by the clocks of the servers before it.
+
+    Attributes:
+        now: by its own clock.
+        started: when it was.
+        committed: when the last commit that it replayed was made: all earlier ones are here. Grows old on an idle
+            primary, although nothing is missed. None if there was none since the start.
+        heard: when the primary last sent a message, if all that its log held by then is replayed: the data was complete
+            at that time. None if that is not so, not known, or there is no connection.
+        is_hidden: whether a connection is there that the role may see nothing of.
+    """
+
+    now: datetime
+    started: datetime
+    committed: datetime | None
+    heard: datetime | None
+    is_hidden: bool
+
+    @property
+    def complete_until(self) -> datetime | None:
+        """The proof that is young enough; a commit first, so that the moment never goes back."""
+        # A moment that lies far ahead is no proof either: the clocks disagree.
+        limit = timedelta(seconds=STANDBY_LAG_LIMIT_SECONDS)
+        return next((m for m in (self.committed, self.heard) if m and abs(self.now - m) <= limit), None)
+
+    @property
+    def quiet_for(self) -> timedelta:
+        """How long nothing was committed, as far back as it knows."""
+        return self.now - (self.committed or self.started)
+
+
+# latest_end_lsn is where the primary's log ended when it sent its last message. A receiver that has just started shows
+# its own start as both times, beside the end from before (walreceiver.c). Without pg_read_all_stats only pid is shown.
+_STANDBY_SQL: Final = """
+SELECT clock_timestamp() AS now, pg_postmaster_start_time() AS started,
+       pg_last_xact_replay_timestamp() AS committed,
+       (SELECT last_msg_send_time FROM pg_stat_wal_receiver
+        WHERE status = 'streaming' AND last_msg_send_time <> last_msg_receipt_time
+          AND latest_end_lsn <= pg_last_wal_replay_lsn()) AS heard,
+       EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status IS NULL) AS is_hidden
+"""
+
+
+def _complete_until(connection: "psycopg.Connection[tuple[Any, ...]]") -> datetime:
+    """Return the moment up to which a standby certainly holds all that was committed, in UTC.
+
+    Raises:
+        SourceStale: as in `begin`.
+    """
+    standby = _look(connection)
+    if standby and standby.complete_until != standby.committed:
+        time.sleep(STANDBY_SECOND_LOOK_SECONDS)
+        standby = _look(connection)
+    if standby is None:
+        raise SourceStale(f"{_CANNOT_TELL}: {_USE_THE_PRIMARY}")
+    if standby.complete_until is None:
+        raise SourceStale(_behind(standby))
+    if standby.quiet_for > timedelta(seconds=STANDBY_QUIET_LIMIT_SECONDS):
+        raise SourceStale(
+            f"Sym's database is a standby that has seen nothing committed for {_whole_seconds(standby.quiet_for)}: "
+            f"see that it follows the server that Sym works with, or {_USE_THE_PRIMARY}"
+        )
+    return min(standby.complete_until, standby.now).astimezone(UTC)
+
+
+def _look(connection: "psycopg.Connection[tuple[Any, ...]]") -> _Standby | None:
+    """Ask a standby; None where it has no such functions or lets nobody use them, as Aurora's readers."""
+    with connection.cursor(row_factory=class_row(_Standby)) as cursor:
+        try:
+            return cursor.execute(_STANDBY_SQL).fetchone()
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+            return None
+
+
+_CANNOT_TELL: Final = "Sym's database is a standby that does not tell how old its data is"
+_USE_THE_PRIMARY: Final = "point SYM_DATABASE_URL at the primary"
+
+
+def _behind(standby: _Standby) -> str:
+    """Say by how much a standby may be behind, and what to do."""
+    ages = [standby.now - proof for proof in (standby.committed, standby.heard) if proof]
+    told = f"Sym's database is a standby whose data may be {_whole_seconds(min(ages))} old" if ages else _CANNOT_TELL
+    hint = "; if its primary is merely idle, the role needs pg_read_all_stats to see so" if standby.is_hidden else ""
+    return f"{told}: see that it is connected and replays, or {_USE_THE_PRIMARY}{hint}"
+
+
+def _whole_seconds(length: timedelta) -> timedelta:
+    """Drop the fraction; prints as ``[d days, ]h:mm:ss``."""
+    return timedelta(seconds=int(length.total_seconds()))
 
 
 def _rows(

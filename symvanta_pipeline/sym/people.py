@@ -64,6 +64,7 @@ def memberships(database_url: str, subject: str) -> list[Membership]:
 
     Raises:
         SourceUnavailable: no connection, or it was lost, or the statement took too long.
+        SourceStale: a standby, and older than may be relied on.
         SourceChanged: a table, a column or a permission is missing, or ``admins.sql`` returns what it should not.
     """
     if not is_storable(subject) or not subject.strip():

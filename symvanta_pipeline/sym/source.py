@@ -20,6 +20,7 @@ from symvanta_pipeline.sym.contract import DTYPES, TIMESTAMPS
 from symvanta_pipeline.sym.database import (
     SourceChanged,
     SourceError,
+    SourceStale,
     SourceUnavailable,
     begin,
     check_columns,
@@ -34,6 +35,7 @@ __all__ = [
     "OrganizationGone",
     "SourceChanged",
     "SourceError",
+    "SourceStale",
     "SourceUnavailable",
     "UsersSnapshot",
     "find_organization",
@@ -77,8 +79,9 @@ class UsersSnapshot:
     Attributes:
         organization_id: as it was asked for.
         slug: the organization's today.
-        read_at: aware, in UTC: when the transaction began, by the clock of Sym's database. Every change that was
-            committed before it is in the snapshot.
+        read_at: aware, in UTC, by the clock of Sym's primary: every change that was committed before it is in the
+            snapshot. When the transaction began; on a standby some minutes earlier, perhaps, never later; see
+            `symvanta_pipeline.sym.database.begin`.
         frame: a row per user and identity, as `symvanta_pipeline.sym.contract.DTYPES` describes; empty for an
             organization without users, which the contract refuses as ``nobody``.
         users: how many users the frame holds.
@@ -101,6 +104,7 @@ def read_users(database_url: str, organization_id: str) -> UsersSnapshot:
     Raises:
         SourceUnavailable: no connection, or it was lost, or a statement took over
             `symvanta_pipeline.sym.database.STATEMENT_TIMEOUT_SECONDS`.
+        SourceStale: Sym's database is a standby whose data is too old, or may be.
         SourceChanged: a table, a column or a permission is missing, a column has another type, or a time is not one
             between the years 1 and 9999.
         OrganizationGone: there is no such organization, or it is deleted.
@@ -125,7 +129,7 @@ def organizations(database_url: str) -> list[Organization]:
     """List every organization that is not deleted, by slug.
 
     Raises:
-        SourceUnavailable: as in `read_users`.
+        SourceUnavailable, SourceStale: as in `read_users`.
         SourceChanged: as in `read_users`; the query is ``organizations.sql``.
     """
     return _organizations(database_url)
@@ -135,7 +139,7 @@ def find_organization(database_url: str, slug: str) -> Organization | None:
     """Return the organization that has this slug today and is not deleted, if there is one.
 
     Raises:
-        SourceUnavailable: as in `read_users`.
+        SourceUnavailable, SourceStale: as in `read_users`.
         SourceChanged: as in `read_users`; the query is ``organizations.sql``.
     """
     return next(iter(_organizations(database_url, slug=slug)), None) if is_storable(slug) else None
@@ -145,7 +149,7 @@ def organization_of(database_url: str, organization_id: UUID | str) -> Organizat
     """Return the organization with this id as it is called today, if it exists and is not deleted.
 
     Raises:
-        SourceUnavailable: as in `read_users`.
+        SourceUnavailable, SourceStale: as in `read_users`.
         SourceChanged: as in `read_users`; the query is ``organizations.sql``.
     """
     return next(iter(_organizations(database_url, organization_id=str(organization_id))), None)
