@@ -28,6 +28,7 @@ from symvanta_pipeline.settings import (
     LoginSettings,
     SettingsError,
     SourceSettings,
+    SyncSettings,
     VantaSettings,
     is_loopback,
     load,
@@ -37,12 +38,14 @@ from symvanta_pipeline.unforeseen import place_of
 if TYPE_CHECKING:
     from symvanta_pipeline.connect.consent import Candidate
     from symvanta_pipeline.ledger.live_connection import LiveConnection
+    from symvanta_pipeline.review import Customer, Source
 
 # The heavy parts are imported by the commands that need them: `symvanta --help` should not wait for Dagster.
 
 PIPE_WIDTH = 240
 DEFAULT_PORT = 3080
 LONGEST_SHOWN = 100  # characters of a name that somebody typed
+_HASH = re.compile(r"[0-9A-Fa-f]{8,64}")
 # A name, told apart from its namesakes by the first characters of an organization's id.
 _PINNED = re.compile(r"(.+)-([0-9a-f]{8})")
 
@@ -217,6 +220,69 @@ def customers(*, as_json: bool) -> None:
 
 @main.command()
 @click.argument("slug")
+@click.option("--ids", is_flag=True, help="List the unique ids of everybody whom something changes for.")
+@click.option("--names", is_flag=True, help="The same with names from Sym; on a terminal only.")
+@click.option(
+    "--against-vanta",
+    is_flag=True,
+    help="Also read Vanta's list, by one request: compare it with what was accepted last, and settle what was possibly "
+    "applied.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def plan(slug: str, *, ids: bool, names: bool, against_vanta: bool, as_json: bool) -> None:
+    """Tell what the next push would change at Vanta, and which brake would hold it. Sends nothing."""
+    if names and (as_json or not sys.stdout.isatty()):
+        raise click.UsageError("--names is for a terminal alone: names are not to end up in a file, a pipe or a log")
+    url = _ledger_url()
+    for group in (SourceSettings, SyncSettings, *((VantaSettings, KeySettings) if against_vanta else ())):
+        load(group)
+    from symvanta_pipeline import review
+    from symvanta_pipeline.sessions import open_sessions
+
+    with _ledger(url) as ledger:
+        customer, source = _customer(ledger, slug), _source()
+        if against_vanta:
+            with open_sessions(ledger) as sessions:
+                looked = review.review_against_vanta(ledger, customer, source, sessions)
+        else:
+            looked = review.review(ledger, customer, source)
+    if as_json:
+        click.echo(json.dumps(looked.content(ids=ids), indent=2))
+    else:
+        click.echo("\n".join(looked.lines(ids=ids or names, names=names)))
+
+
+@main.command()
+@click.argument("slug")
+@click.option("--reason", required=True, help="Why the change is true; kept, and shown beside the push in the history.")
+@click.option(
+    "--hash",
+    "pinned",
+    metavar="HASH",
+    callback=lambda _context, _parameter, value: _hash(value),
+    help="The hash that `symvanta plan` showed, or its first 8 characters or more: only that very change is approved.",
+)
+@click.option("--by", metavar="NAME", help="Who approves.  [default: the user of this system]")
+def approve(slug: str, *, reason: str, pinned: str | None, by: str | None) -> None:
+    """Let exactly the change through that a brake holds now: once, within four hours.
+
+    Sends nothing: the next run uses it. One more loss, or another one, makes it another change, and the approval void.
+    """
+    url = _ledger_url()
+    for group in (SourceSettings, SyncSettings):
+        load(group)
+    from symvanta_pipeline import review
+
+    with _ledger(url) as ledger:
+        customer = _customer(ledger, slug)
+        given = review.approve(
+            ledger, customer, _source(), reason=reason, by=_operator() if by is None else by, pinned=pinned
+        )
+    click.echo("\n".join(review.approved_lines(customer.name, given)))
+
+
+@main.command()
+@click.argument("slug")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]), help="Nothing before this time, UTC.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="The access changes as CSV on stdout.")
@@ -308,6 +374,28 @@ def _named(ledger: "LiveConnection", name: str, *, needs_sym: bool) -> "list[Can
     if organization and not (known and known.organization_id == UUID(organization.id)):
         found.append(Candidate(UUID(organization.id), organization.slug))
     return found
+
+
+def _customer(ledger: "LiveConnection", slug: str) -> "Customer":
+    """Find whose push is to be looked at."""
+    from symvanta_pipeline.review import Customer
+
+    candidate = _candidate(ledger, slug)
+    return Customer.of(ledger.get(), candidate.organization_id, candidate.slug)
+
+
+def _source() -> "Source":
+    """Tell where accounts are read from."""
+    from symvanta_pipeline.review import Source
+
+    return Source(load(SourceSettings).sym_database_url.get_secret_value(), load(SyncSettings).sym_app_url)
+
+
+def _hash(value: str | None) -> str | None:
+    """Check the first digits of a hash as somebody typed them."""
+    if value is not None and not _HASH.fullmatch(value):
+        raise click.BadParameter("8 to 64 hexadecimal digits, as `symvanta plan` shows them")
+    return value.lower() if value else None
 
 
 def _require_alive(candidate: "Candidate") -> None:

@@ -1,12 +1,23 @@
 """The vocabulary of broken rules, shared by those who check (sym, accounts) and those who tell (sync, cli).
 
-Belongs here: what a broken rule is, in words safe to log. Does not belong here: any rule.
+Belongs here: what a broken rule is, and whom it names, in words safe to log. Does not belong here: any rule.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from uuid import UUID
 
 SHOWN_IDS = 5
+
+
+def shown_id(unique_id: str) -> str:
+    """Return an id that somebody else chose as it is if it is a UUID, else its hash: it may be an e-mail address."""
+    try:
+        UUID(unique_id)
+    except ValueError:
+        return f"sha256:{sha256(unique_id.encode()).hexdigest()[:16]}"
+    return unique_id
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One customer, end to end, under that customer's lock: read, map, push, record.
+"""One customer, end to end, under that customer's lock: read, map, brake, push, record, read back.
 
 Belongs here: the order of these steps, what each failure means for the customer, and going on with the others.
 Does not belong here: Dagster (``defs``), how any single step is done (``sym``, ``accounts``, ``vanta``, ``ledger``).
@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -26,22 +27,25 @@ from symvanta_pipeline.accounts import body as bodies
 from symvanta_pipeline.accounts import schema
 from symvanta_pipeline.accounts.body import Body
 from symvanta_pipeline.accounts.mapping import to_accounts
+from symvanta_pipeline.accounts.proof import Listed, Proof, prove
 from symvanta_pipeline.accounts.schema import Accounts
-from symvanta_pipeline.accounts.state import counts_of, states_of, to_json
+from symvanta_pipeline.accounts.state import counts_of, to_json
 from symvanta_pipeline.accounts.summary import shared_emails
-from symvanta_pipeline.ledger import connections, snapshots
+from symvanta_pipeline.ledger import approvals, connections, history, snapshots
+from symvanta_pipeline.ledger.approvals import Approval
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, Superseded, customer_lock
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome, Snapshot
+from symvanta_pipeline.planning import Look, Plan, plan_of
 from symvanta_pipeline.rules import RulesBroken, Violation
 from symvanta_pipeline.sym import contract
-from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceUnavailable, UsersSnapshot
+from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceStale, SourceUnavailable, UsersSnapshot
 from symvanta_pipeline.token_store import NoToken
 from symvanta_pipeline.unforeseen import place_of
 from symvanta_pipeline.vanta.budget import WouldWait
-from symvanta_pipeline.vanta.client import Acceptance, put_accounts
+from symvanta_pipeline.vanta.client import Acceptance, list_accounts, put_accounts
 from symvanta_pipeline.vanta.errors import (
     ApplicationRefused,
     BodyRefused,
@@ -50,12 +54,14 @@ from symvanta_pipeline.vanta.errors import (
     Permanent,
     VantaError,
 )
-from symvanta_pipeline.vanta.session import CustomerSession
+from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession
 
 USERS = "sym/users"
 ACCOUNTS = "vanta/user_accounts"
 SENT = "vanta/user_account_sync"
 
+# A trouble that so many customers came into together is nobody's own: the cycle stops for everybody.
+MOST_ALIKE_PERCENT, FEWEST_ALIKE = 10, 3
 BUSY_FOR = 900.0  # seconds after which a lock that never comes free fails its customer
 BUSY_PAUSE = 1.0  # seconds between two looks, once only busy customers are left
 ROUNDS = 5  # how often one customer starts again because a slot was too far away to hold its lock for it
@@ -65,6 +71,7 @@ ROUNDS = 5  # how often one customer starts again because a slot was too far awa
 OUTCOME_BY_ERROR: Final[dict[type[Exception], AttemptOutcome]] = {
     RulesBroken: "held",
     SourceUnavailable: "failing",
+    SourceStale: "held",
     SourceChanged: "held",
     OrganizationGone: "held",
     GrantRefused: "parked",
@@ -93,12 +100,18 @@ class Failure:
     Attributes:
         outcome: what kind of trouble it is.
         sentence: what happened, safe to show.
+        kind: what is alike between customers that end so: a rule, or a kind of error.
+        change_hash: over exactly what a brake holds, if one does.
         of_all: every other customer would fail alike, so that the run stops.
+        is_attempt: whether it says anything of this customer.
     """
 
     outcome: AttemptOutcome
     sentence: str
+    kind: str | None = None
+    change_hash: str | None = None
     of_all: bool = False
+    is_attempt: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,11 +135,15 @@ class CustomerResult:
         users: what was read, if it was.
         accounts: what it was mapped to, if it could be.
         body: the same as it is sent, where it is to be sent.
+        plan: what sending it changes at Vanta, and the brakes that this trips.
+        approval: what lets a held change through, if something does.
         push: what Vanta accepted, if it did.
+        proof: what reading it back showed; None where the rate budget left nothing for it, or Vanta did not answer.
         already: the push since the run's tick that makes another one unnecessary, if there was one.
         row_violations: the rules that the rows read from Sym break, if any.
         record_violations: the rules that the records made of them break, if any.
         failure: why the customer did not get as far as was asked; None on success.
+        is_news: whether the attempt before ended otherwise; who is held for hours is told of once.
         latest: how the latest attempt to push ended, where this run was not to try.
         warnings: sentences worth a look that hold nothing.
         seconds: of each step.
@@ -139,11 +156,15 @@ class CustomerResult:
     users: UsersSnapshot | None = None
     accounts: Accounts | None = None
     body: Body | None = None
+    plan: Plan | None = None
+    approval: Approval | None = None
     push: Push | None = None
+    proof: Proof | None = None
     already: AcceptedSnapshot | None = None
     row_violations: tuple[Violation, ...] = ()
     record_violations: tuple[Violation, ...] = ()
     failure: Failure | None = None
+    is_news: bool = True
     latest: AttemptOutcome | None = None
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -206,6 +227,7 @@ class CustomerSync:
         reach: how far.
         tick: the hour this run stands for: who was accepted from a snapshot read since is not pushed again.
         destination: needed for ``Reach.PUSH`` only.
+        began: when the cycle began, where there is no tick: with this run.
     """
 
     read_users: Callable[[str], UsersSnapshot]
@@ -216,6 +238,7 @@ class CustomerSync:
     reach: Reach
     tick: datetime | None = None
     destination: Destination | None = None
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def results(self, customers: Iterable[str]) -> Iterator[CustomerResult]:
         """Yield what became of each customer, as soon as it is known; a busy one is come back to.
@@ -249,6 +272,8 @@ class CustomerSync:
             else:
                 result.latest = snapshots.latest_outcome(self.ledger.get(), connection.organization_id)
                 self._read_and_map(connection, result)
+                if result.accounts:
+                    self._compare(connection, result.accounts, result, look=None)
         except LockBusy:
             sentence = f"another run kept this customer busy for {BUSY_FOR / 60:.0f} minutes"
             result.failure = Failure("busy", sentence)
@@ -261,10 +286,13 @@ class CustomerSync:
     def _push_under_lock(self, connection: Connection, turn: _Turn, result: CustomerResult) -> None:
         if self._pushed_since_tick(connection, result):
             return
+        self._require_calm()
         session = turn.session = turn.session or self._destination().session(connection.organization_id)
+        # A first push is preceded by a look at what Vanta has.
+        calls = 2 if history.is_first(self.ledger.get(), connection.organization_id) else 1
         for _ in range(ROUNDS):
             # Before the lock, so that the lock is not held through the wait.
-            session.prepare()
+            session.prepare(calls=calls)
             try:
                 with customer_lock(self.ledger.url, connection.organization_id) as lock:
                     # Looked at again: it may have changed while this run waited for its slots.
@@ -276,6 +304,16 @@ class CustomerSync:
             except WouldWait:
                 continue
         raise Stopped(Failure("failing", f"the rate budget put this customer off {ROUNDS} times"))
+
+    def _require_calm(self) -> None:
+        """Stop where too many customers came into one trouble in this cycle: it is the source's, Vanta's or ours."""
+        alike = snapshots.most_alike(self.ledger.get(), since=self.tick or self.began)
+        if alike and alike.customers >= FEWEST_ALIKE and 100 * alike.customers > MOST_ALIKE_PERCENT * alike.of:
+            sentence = (
+                f"this cycle was stopped for everybody: {alike.customers} of {alike.of} customers are newly "
+                f"{alike.outcome} for the same reason ({alike.kind}); look at one of them. The next cycle starts afresh"
+            )
+            raise Stopped(Failure("failing", sentence, of_all=True, is_attempt=False))
 
     def _connection(self, customer: str) -> Connection:
         """Return the customer's connection, if it may be used as far as this run goes."""
@@ -296,7 +334,7 @@ class CustomerSync:
 
     def _read_and_map(self, connection: Connection, result: CustomerResult) -> None:
         """Read, check and, as far as it is asked for, map; nothing of an earlier round is kept."""
-        result.users = result.accounts = result.body = None
+        result.users = result.accounts = result.body = result.plan = result.approval = None
         result.warnings.clear()
         started = time.monotonic()
         snapshot = self.read_users(str(connection.organization_id))
@@ -330,19 +368,23 @@ class CustomerSync:
         users, accounts, body = result.users, result.accounts, result.body
         if users is None or accounts is None or body is None:
             raise AssertionError("nothing is pushed that was not read and mapped under this lock")
-        states = states_of(accounts)
+        before_send = partial(lock.require_connected, connection.generation)
+        where = self._destination()
+
+        def look(attempts: int = ATTEMPTS) -> list[Listed]:
+            return list_accounts(session, where.path, where.resource_id, before_send=before_send, attempts=attempts)
+
+        plan = self._compare(connection, accounts, result, look=look)
+        self._require_let_through(connection, plan, result.approval)
+        self._require_newest(connection, users)
+        self._require_calm()
         intent = snapshots.record_intent(
             self.ledger.get(),
             _snapshot_of(body, connection.organization_id, self.run_id, users.read_at),
-            states=to_json(states),
+            states=to_json(plan.states),
         )
         try:
-            acceptance = put_accounts(
-                session,
-                self._destination().path,
-                body,
-                before_send=lambda: lock.require_connected(connection.generation),
-            )
+            acceptance = put_accounts(session, where.path, body, before_send=before_send)
         except NotAccepted:
             raise  # a 200 that does not say yes may have been applied all the same: the intent stays open
         except Permanent as error:
@@ -352,12 +394,72 @@ class CustomerSync:
             self.ledger.get(),
             intent,
             token_generation=acceptance.token_generation,
-            counts=counts_of(states),
+            counts=counts_of(plan.states),
             latency_seconds=acceptance.seconds,
+            approval_id=result.approval.id if result.approval else None,
         )
         result.push = Push(body, acceptance, recorded, session.waited)
         result.seconds["push"] = acceptance.seconds
         self._keep(SENT, accounts.frame, result)
+        self._read_back(result.push, plan, session, partial(look, attempts=1), result)
+
+    def _require_newest(self, connection: Connection, users: UsersSnapshot) -> None:
+        """Stop where something newer was accepted already: two replicas of Sym's database may differ in their lag."""
+        accepted = snapshots.last_accepted(self.ledger.get(), connection.organization_id)
+        if accepted and accepted.read_at > users.read_at:
+            sentence = (
+                f"what was read is of {users.read_at:%Y-%m-%d %H:%M:%S} UTC, older than what Vanta accepted last "
+                f"({accepted.read_at:%H:%M:%S} UTC): the replica that was read lags, or a clock was set back"
+            )
+            raise Stopped(Failure("held", sentence, kind="older_than_accepted"))
+
+    def _compare(
+        self, connection: Connection, accounts: Accounts, result: CustomerResult, *, look: Look | None
+    ) -> Plan:
+        """Find out what would change at Vanta, which brakes that trips, and what lets it through."""
+        plan = result.plan = plan_of(self.ledger.get(), connection.organization_id, accounts, look=look)
+        if plan.change_hash:
+            result.approval = approvals.usable(self.ledger.get(), connection.organization_id, plan.change_hash)
+        result.warnings.extend(plan.warnings)
+        return plan
+
+    def _require_let_through(self, connection: Connection, plan: Plan, approval: Approval | None) -> None:
+        """Stop a held change that no approval is for."""
+        if not plan.change_hash or approval:
+            return
+        latest = approvals.latest(self.ledger.get(), connection.organization_id)
+        void = f". {_useless(latest, plan)}" if latest and latest.used_at is None else ""
+        sentence = plan.held_sentence(connection.customer) + void
+        raise Stopped(Failure("held", sentence, kind=plan.holding[0].rule, change_hash=plan.change_hash))
+
+    def _read_back(
+        self,
+        push: Push,
+        plan: Plan,
+        session: CustomerSession,
+        look: Callable[[], list[Listed]],
+        result: CustomerResult,
+    ) -> None:
+        """Compare what Vanta lists with what it accepted; whatever befalls this, the push is accepted."""
+        started = time.monotonic()
+        try:
+            if session.may_read_back():
+                result.proof = self._proof(push, plan, look)
+                result.warnings.extend(f"read back, {finding}" for finding in result.proof.findings)
+        except Exception as error:  # noqa: BLE001 - nothing that happens from here on takes back what Vanta accepted
+            result.warnings.append(f"what Vanta accepted could not be read back ({type(error).__name__})")
+        result.seconds["read_back"] = time.monotonic() - started
+
+    def _proof(self, push: Push, plan: Plan, look: Callable[[], list[Listed]]) -> Proof:
+        """Read back what was pushed, and write down what that showed."""
+        try:
+            proof = prove(plan.states, look())
+        except VantaError:
+            history.record_proof(self.ledger.get(), push.recorded.id, "unreadable", [])
+            raise
+        findings = [asdict(finding) for finding in proof.findings]
+        history.record_proof(self.ledger.get(), push.recorded.id, proof.verdict, findings)
+        return proof
 
     def _keep(self, asset: str, frame: pd.DataFrame, result: CustomerResult) -> None:
         try:
@@ -374,13 +476,15 @@ class CustomerSync:
             return ended
         if isinstance(error, GrantRefused):
             self._park(error, result)
+        name = type(error).__name__
         for kind, outcome in OUTCOME_BY_ERROR.items():
             if isinstance(error, kind):
-                return Failure(outcome, str(error), of_all=isinstance(error, ApplicationRefused))
+                alike = f"rule {error.violations[0].rule}" if isinstance(error, RulesBroken) else name
+                return Failure(outcome, str(error), kind=alike, of_all=isinstance(error, ApplicationRefused))
         if isinstance(error, psycopg.Error):
-            return Failure("failing", f"the pipeline's own database failed ({type(error).__name__})")
+            return Failure("failing", f"the pipeline's own database failed ({name})", kind=name)
         # The text of an unforeseen error may quote anybody, so it is not shown.
-        return Failure("failing", f"unexpected {type(error).__name__} at {place_of(error)}")
+        return Failure("failing", f"unexpected {name} at {place_of(error)}", kind=name)
 
     def _ended_meanwhile(self, result: CustomerResult) -> Failure | None:
         """Say since when the consent does not stand any more, if it ended while this customer was worked on."""
@@ -399,16 +503,21 @@ class CustomerSync:
 
     def _record_outcome(self, result: CustomerResult) -> None:
         """Write down how an attempt to push ended; what was only read or left alone is no attempt."""
+        failure = result.failure
         if self.reach is not Reach.PUSH or result.organization_id is None or result.already:
             return
-        failure = result.failure
+        if failure and not failure.is_attempt:
+            return
         try:
-            snapshots.record_outcome(
+            result.is_news = snapshots.record_outcome(
                 self.ledger.get(),
                 result.organization_id,
                 failure.outcome if failure else "accepted",
                 run_id=self.run_id,
                 sentence=failure.sentence if failure else None,
+                kind=failure.kind if failure else None,
+                change_hash=failure.change_hash if failure else None,
+                tick=self.tick,
             )
         except (psycopg.Error, LedgerError) as error:
             result.warnings.append(f"the outcome could not be recorded ({type(error).__name__})")
@@ -435,7 +544,14 @@ def _refusal(error: BodyRefused, accounts: Accounts) -> Failure:
     """Say whose record Vanta named, by id."""
     ids = accounts.frame["uniqueId"].sort_values()
     whose = f": users.id {ids.iloc[error.index]}" if error.index is not None and error.index < len(ids) else ""
-    return Failure("refused", f"{error}{whose}")
+    return Failure("refused", f"{error}{whose}", kind=type(error).__name__)
+
+
+def _useless(approval: Approval, plan: Plan) -> str:
+    """Say why an approval that nobody used does not let this change through."""
+    if approval.hash == plan.change_hash:
+        return f"The approval of {approval.at:%Y-%m-%d %H:%M} UTC was for four hours and is over"
+    return f"The approval of {approval.at:%Y-%m-%d %H:%M} UTC is void: it was for another change"
 
 
 def _not_connected(connection: Connection) -> str:

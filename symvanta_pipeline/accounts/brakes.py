@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
 from typing import Final
-from uuid import UUID
 
 import pandas as pd
 
@@ -382,20 +381,11 @@ def _first_push(now: _State, before: Before) -> Brake | None:
     if before.at_vanta is None:
         detail = "What Vanta lists could not be read, so what a first push would remove is not known"
         return Brake("first_push", detail, holds=True, changes=_standing("first_push"))
-    foreign = {_safe(unique_id) for unique_id in before.at_vanta - now.everybody}
+    foreign = before.at_vanta - now.everybody
     if not foreign:
         return None
     detail = f"{len(foreign)} of {len(before.at_vanta)} accounts that Vanta lists are not ours{_listed(foreign)}"
     return Brake("first_push", detail, holds=True, changes=_held("first_push", foreign, old="LISTED"))
-
-
-def _safe(unique_id: str) -> str:
-    """Return an id that somebody else chose as it is if it is a UUID, else its hash: it may be an e-mail address."""
-    try:
-        UUID(unique_id)
-    except ValueError:
-        return f"sha256:{sha256(unique_id.encode()).hexdigest()[:16]}"
-    return unique_id
 
 
 def _limit(limit: LossLimit, active: frozenset[str]) -> LossLimit:

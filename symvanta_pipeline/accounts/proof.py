@@ -33,7 +33,7 @@ class Listed:
     """One account as Vanta lists it.
 
     Attributes:
-        unique_id: ``uniqueId``.
+        unique_id: ``uniqueId``, as `symvanta_pipeline.rules.shown_id` gives it.
         status: ``ACTIVE`` or ``DEACTIVATED``.
         level: ``permissionLevel``.
         is_deleted: whether ``deletedAt`` is set.

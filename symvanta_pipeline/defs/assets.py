@@ -1,26 +1,27 @@
-"""The three assets, from Sym's rows to what Vanta accepted, and their checks (Dagster: one multi-asset).
+"""The three assets, from Sym's rows to what Vanta accepted (Dagster: one multi-asset).
 
 Belongs here: what is selected, what is emitted, how a run fails. Does not belong here: how a customer is synced
-(``sync``), when (``schedule``).
+(``sync``), when (``schedule``), what is told of it (``events``, ``checks``).
 
 One op does all three, since the push is never a step that loads what an earlier run stored: stale state must
 not be pushable. Events carry their partition and are *yielded*, which stores them at once: a killed worker does
 not forget who was done.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
-from symvanta_pipeline.defs.events import checks_of, materializations_of
+from symvanta_pipeline.defs.checks import CHECKS, checks_of
+from symvanta_pipeline.defs.events import materializations_of
 from symvanta_pipeline.defs.partitions import customers
 from symvanta_pipeline.defs.resources import Ledger, SymDatabase, Vanta, customer_sync
 from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.settings import ScheduleSettings, SettingsError, load
-from symvanta_pipeline.sync import CustomerResult, Reach
+from symvanta_pipeline.sync import CustomerResult, Failure, Reach
 
 USERS = dg.AssetKey(["sym", "users"])
 ACCOUNTS = dg.AssetKey(["vanta", "user_accounts"])
@@ -56,33 +57,6 @@ SPECS = [
 ]
 
 
-def _check(name: str, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
-    """Return a check with a result of its own for each customer."""
-    with warnings.catch_warnings():
-        # Partitioned checks are preview in Dagster 1.13, hence the tight bound on its version.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(name, asset=asset, partitions_def=customers, description=description)
-
-
-CHECKS = [
-    _check(
-        "rows_keep_the_contract",
-        USERS,
-        "Everyone read from Sym has a known type, known identities and an address.",
-    ),
-    _check(
-        "records_are_valid",
-        ACCOUNTS,
-        "Vanta's schema holds for every record; one bad record would refuse the whole body.",
-    ),
-    _check(
-        "accepted_by_vanta",
-        SYNC,
-        "Vanta said that it accepted the latest push. Executing this check alone sends nothing.",
-    ),
-]
-
-
 def _customers_per_run() -> int:
     """Return the setting, or its default where it is malformed: loading must not fail, the schedule's tick tells."""
     try:
@@ -94,7 +68,7 @@ def _customers_per_run() -> int:
 @dg.multi_asset(
     name="user_account_sync",
     specs=SPECS,
-    check_specs=CHECKS,
+    check_specs=[check.spec() for check in CHECKS],
     partitions_def=customers,
     can_subset=True,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=_customers_per_run()),
@@ -103,25 +77,22 @@ def user_account_sync(
     context: dg.AssetExecutionContext, sym: SymDatabase, ledger: Ledger, vanta: Vanta
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Sync each customer of the run; what is selected decides how far, and only the third asset sends."""
-    partitions = _partitions(context)
-    failed: dict[str, CustomerResult] = {}
+    partitions, tick = _partitions(context), _tick(context.run)
+    failed: list[CustomerResult] = []
     try:
-        with customer_sync(
-            sym, ledger, vanta, reach=_reach(context), run_id=context.run.run_id, tick=_tick(context.run)
-        ) as sync:
+        with customer_sync(sym, ledger, vanta, reach=_reach(context), run_id=context.run.run_id, tick=tick) as sync:
             for result in sync.results(partitions):
                 yield from materializations_of(result, context.selected_asset_keys)
                 yield from checks_of(result, context.selected_asset_check_keys)
-                for warning in result.warnings:
-                    context.log.warning(f"{result.customer}: {warning}")
+                if not _is_stopped(failed):
+                    _log(context.log, result, tick)
                 if result.failure:
-                    context.log.error(f"{result.customer}: {result.failure.sentence}")
-                    failed[result.customer] = result
+                    failed.append(result)
     except (SettingsError, LedgerError) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     if failed:
         # The others are done; a run that hid this behind a green mark would keep it from the alert.
-        raise _failure(failed, len(partitions))
+        raise _failure(failed, len(partitions), tick)
 
 
 user_account_sync_job = dg.define_asset_job(
@@ -157,15 +128,44 @@ def _tick(run: dg.DagsterRun) -> datetime | None:
     return datetime.fromisoformat(tick) if tick and not by_hand else None
 
 
-def _failure(failed: Mapping[str, CustomerResult], total: int) -> dg.Failure:
+def _is_told(result: CustomerResult, tick: datetime | None) -> bool:
+    """Tell whether a failure is announced: once, or to the person who asks. The hours after only name the customer."""
+    return result.is_news or tick is None
+
+
+def _is_stopped(failed: Sequence[CustomerResult]) -> bool:
+    """Tell whether a failure ended the run for everybody: who comes after it was not tried, and is told of with it."""
+    return any(result.failure and result.failure.of_all for result in failed)
+
+
+def _log(log: dg.DagsterLogManager, result: CustomerResult, tick: datetime | None) -> None:
+    for warning in result.warnings:
+        log.warning(f"{result.customer}: {warning}")
+    if result.failure:
+        level = logging.ERROR if _is_told(result, tick) else logging.INFO
+        log.log(level, f"{result.customer}: {result.failure.sentence}")
+
+
+def _sentence(failure: Failure) -> str:
+    """Return what is told of a failure; a cycle that was stopped is told of in one sentence for all."""
+    return f"not tried: {failure.sentence}" if failure.of_all and not failure.is_attempt else failure.sentence
+
+
+def _failure(failed: Sequence[CustomerResult], total: int, tick: datetime | None) -> dg.Failure:
+    """Say who did not get through and why, what is new first; of who is known to be held, the name alone."""
     names: dict[str, list[str]] = {}
-    for name, result in failed.items():
-        if result.failure:
-            names.setdefault(result.failure.sentence, []).append(name)
+    known: list[str] = []
+    for result in failed:
+        if result.failure and _is_told(result, tick):
+            names.setdefault(_sentence(result.failure), []).append(result.customer)
+        else:
+            known.append(result.customer)
     sentences = [f"{', '.join(of)}: {sentence}" for sentence, of in names.items()]
+    if known:
+        sentences.append(f"still, since earlier runs (symvanta customers says why): {', '.join(known)}")
     others = "; the others are done" if len(failed) < total else ""
     return dg.Failure(
         "\n".join([f"{len(failed)} of {total} customers did not get through{others}.", *sentences]),
-        metadata={"customers": dg.JsonMetadataValue(sorted(failed))},
+        metadata={"customers": dg.JsonMetadataValue(sorted(result.customer for result in failed))},
         allow_retries=False,
     )

@@ -1,17 +1,22 @@
-"""What Dagster is told of each customer: materializations with their figures, and the checks.
+"""What Dagster is told of each customer: materializations with their figures.
 
 Belongs here: one customer's result in Dagster's words, every event with the customer's partition. Does not belong
-here: any name or e-mail address, or deciding anything.
+here: the checks (``checks``), any name or e-mail address, or deciding anything.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from symvanta_pipeline.accounts.mapping import PERMISSION_LEVEL_BY_TYPE
+from symvanta_pipeline.accounts.proof import SEVERITIES, Proof
+from symvanta_pipeline.accounts.state import COLUMNS
 from symvanta_pipeline.accounts.summary import counts
-from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push, Reach
+from symvanta_pipeline.defs.checks import approval_metadata
+from symvanta_pipeline.planning import COUNTED, Plan
+from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push
 
 Metadata = Mapping[str, dg.MetadataValue]
 
@@ -25,46 +30,11 @@ def materializations_of(result: CustomerResult, selected: Set[dg.AssetKey]) -> I
             yield dg.AssetMaterialization(key, partition=result.customer, metadata=metadata, tags=tags)
 
 
-def checks_of(result: CustomerResult, selected: Set[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield an evaluation of each selected check that this result can answer."""
-    for key in sorted(selected, key=str):
-        verdict = _verdict(result, key.asset_key.to_user_string())
-        if verdict is not None:
-            yield dg.AssetCheckEvaluation(
-                asset_key=key.asset_key,
-                check_name=key.name,
-                passed=verdict,
-                partition=result.customer,
-                severity=dg.AssetCheckSeverity.ERROR,
-                metadata=_check_metadata(result),
-            )
-
-
-def _verdict(result: CustomerResult, asset: str) -> bool | None:
-    """Tell whether the asset's check passed; None where this run did not find out."""
-    if asset == USERS:
-        return None if result.users is None else not result.row_violations
-    if asset == ACCOUNTS:
-        tried = result.accounts is not None or result.row_violations or result.record_violations
-        return result.accounts is not None if tried else None
-    if result.reach is Reach.PUSH:
-        return bool(result.push or result.already)
-    return None if result.latest is None else result.latest == "accepted"
-
-
 def _sha256(result: CustomerResult) -> str | None:
     """Return the hash of the body that Vanta holds: equal hashes are "same as last hour"."""
     if result.push:
         return result.push.body.sha256
     return result.already.body_sha256 if result.already else None
-
-
-def _check_metadata(result: CustomerResult) -> Metadata:
-    broken = {
-        f"rule {v.rule}": dg.MetadataValue.int(v.count) for v in (*result.row_violations, *result.record_violations)
-    }
-    reason = {"reason": dg.MetadataValue.text(result.failure.sentence)} if result.failure else {}
-    return broken | reason
 
 
 def _metadata(result: CustomerResult) -> dict[str, Metadata]:
@@ -111,6 +81,7 @@ def _accounts_metadata(result: CustomerResult) -> Metadata:
     return {
         "dagster/row_count": dg.MetadataValue.int(len(result.accounts.frame)),
         **figures,
+        **_plan_metadata(result),
         "map_seconds": dg.MetadataValue.float(round(result.seconds["map"], 3)),
         **_file(result, ACCOUNTS),
     }
@@ -126,7 +97,47 @@ def _sent_metadata(push: Push, result: CustomerResult) -> Metadata:
         "accepted_at": dg.MetadataValue.timestamp(push.recorded.accepted_at),
         "push_seconds": dg.MetadataValue.float(round(result.seconds["push"], 3)),
         "slot_wait_seconds": dg.MetadataValue.float(round(push.slot_wait, 3)),
+        **(_changes(result.plan) if result.plan else {}),
+        **approval_metadata(result.approval),
+        **_proof_metadata(result.proof),
         **_file(result, SENT),
+    }
+
+
+def _plan_metadata(result: CustomerResult) -> Metadata:
+    """Return what ``symvanta plan`` tells: what the next push changes, and what holds it."""
+    plan = result.plan
+    if plan is None:
+        return {}
+    told = dict(_changes(plan))
+    if plan.warnings:
+        told["warnings"] = dg.MetadataValue.text("; ".join(plan.warnings))
+    if plan.change_hash:
+        told["change_hash"] = dg.MetadataValue.text(plan.change_hash)
+    if result.approval or not plan.holding:
+        return told | {"held_by": dg.MetadataValue.text("nothing"), **approval_metadata(result.approval)}
+    rules = ", ".join(brake.rule for brake in plan.holding)
+    sentence = plan.held_sentence(result.customer)
+    return told | {"held_by": dg.MetadataValue.text(rules), "what_to_do": dg.MetadataValue.text(sentence)}
+
+
+def _changes(plan: Plan) -> Metadata:
+    """Count the accounts by what happens to them, and the fields that change in those that were there and stay."""
+    fields = Counter(change.field for change in plan.difference.changes if change.old and change.new)
+    return {
+        **{f"change {name}": dg.MetadataValue.int(len(getattr(plan.difference, name))) for name in COUNTED},
+        **{f"change of {field}": dg.MetadataValue.int(fields[field]) for field in COLUMNS},
+    }
+
+
+def _proof_metadata(proof: Proof | None) -> Metadata:
+    """Return what reading back showed: "accepted" says that there was none."""
+    if proof is None:
+        return {"proof": dg.MetadataValue.text("accepted")}
+    found = {finding.name: finding.count for finding in proof.findings}
+    return {
+        "proof": dg.MetadataValue.text(proof.verdict),
+        **{f"finding {name}": dg.MetadataValue.int(found.get(name, 0)) for name in SEVERITIES},
     }
 
 

@@ -10,28 +10,16 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from uuid import UUID
 
 import dagster as dg
 
 from symvanta_pipeline.ledger import connections, database, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.live_connection import LiveConnection
-from symvanta_pipeline.ledger.vault import KeyRing, Vault
-from symvanta_pipeline.settings import (
-    KeySettings,
-    LedgerSettings,
-    SourceSettings,
-    SyncSettings,
-    VantaSettings,
-    load,
-)
+from symvanta_pipeline.sessions import open_sessions
+from symvanta_pipeline.settings import LedgerSettings, SourceSettings, SyncSettings, load
 from symvanta_pipeline.sym.source import UsersSnapshot, read_users
 from symvanta_pipeline.sync import CustomerSync, Destination, Reach
-from symvanta_pipeline.token_store import VaultTokenStore
-from symvanta_pipeline.vanta.budget import RateBudgets
-from symvanta_pipeline.vanta.oauth import Application
-from symvanta_pipeline.vanta.session import CustomerSession
 
 
 class SymDatabase(dg.ConfigurableResource[None]):
@@ -80,19 +68,8 @@ class Vanta(dg.ConfigurableResource[None]):
     @contextmanager
     def destination(self, ledger: LiveConnection) -> Iterator[Destination]:
         """Give out where accounts go; every session holds the token of its own customer and of no other."""
-        settings = load(VantaSettings)
-        keyring = KeyRing(load(KeySettings).symvanta_token_keys.get_secret_value())
-        Vault(ledger.get(), keyring).check_keys()
-        application = Application.from_settings(settings)
-        budgets = RateBudgets.from_settings(ledger.get, settings)
-
-        def session(organization_id: UUID) -> CustomerSession:
-            return CustomerSession(application, VaultTokenStore(ledger, keyring, organization_id), budgets)
-
-        try:
-            yield Destination(session, settings.vanta_user_account_path, settings.vanta_resource_id)
-        finally:
-            application.adapter.close()
+        with open_sessions(ledger) as sessions:
+            yield Destination(sessions.of, sessions.path, sessions.resource_id)
 
 
 @contextmanager

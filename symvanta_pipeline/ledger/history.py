@@ -122,6 +122,21 @@ def is_first(connection: psycopg.Connection, organization_id: UUID) -> bool:
     return row is None
 
 
+def began(connection: psycopg.Connection, organization_id: UUID) -> datetime | None:
+    """Tell since when it is known what Vanta holds; ``None`` if it is not."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        # Changes are pruned one day; whoever did not change since then has kept the time.
+        return cursor.execute(
+            """
+            SELECT least(
+                (SELECT min(at) FROM account_changes WHERE organization_id = %(organization_id)s),
+                (SELECT min(since) FROM account_states WHERE organization_id = %(organization_id)s)
+            )
+            """,
+            {"organization_id": organization_id},
+        ).fetchone()
+
+
 def active_at(connection: psycopg.Connection, organization_id: UUID, moment: datetime) -> frozenset[str]:
     """Give the unique ids that were ``ACTIVE`` at Vanta at a moment, a push accepted at that very moment included."""
     with connection.cursor(row_factory=scalar_row) as cursor:

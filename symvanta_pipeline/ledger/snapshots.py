@@ -212,6 +212,8 @@ def record_accepted(
         if approval_id is not None:
             _use_approval(connection, approval_id, accepted)
         resolve_intent(connection, intent_id, "accepted")
+        # With the push, not with the outcome: whoever dies between the two would leave windows counted from long ago.
+        cursor.execute("UPDATE outcomes SET held_since = NULL WHERE organization_id = %(organization_id)s", at)
         cursor.execute(
             """
             UPDATE intents SET outcome = 'superseded', resolved_at = clock_timestamp(), states = NULL
@@ -355,6 +357,7 @@ def record_outcome(
     sentence: str | None = None,
     kind: str | None = None,
     change_hash: str | None = None,
+    tick: datetime | None = None,
 ) -> bool:
     """Record how the latest attempt for an organization ended, in place of the one before.
 
@@ -366,21 +369,28 @@ def record_outcome(
         sentence: what happened, for an operator, without personal data.
         kind: what is alike between customers that ended so: the rule that held, or the kind of failure.
         change_hash: SHA-256 over exactly what was held, in hexadecimal; blank is none.
+        tick: when the cycle began, if a run that was killed may have recorded the same in it already.
 
     Returns:
-        Whether it is new: the attempt before, if any, ended otherwise or was of another kind.
+        Whether it is new in this cycle: the attempt before, if any, ended otherwise, was of another kind, or held
+        another change.
     """
     [(is_new,)] = connection.execute(
         """
-        INSERT INTO outcomes AS held (organization_id, at, since, outcome, kind, hash, sentence, run_id)
-        SELECT %(organization_id)s, now, now, %(outcome)s, %(kind)s, nullif(%(hash)s, ''), %(sentence)s, %(run_id)s
+        WITH before AS (SELECT hash FROM outcomes WHERE organization_id = %(organization_id)s)
+        INSERT INTO outcomes AS held (organization_id, at, since, outcome, kind, hash, held_since, sentence, run_id)
+        SELECT %(organization_id)s, now, now, %(outcome)s, %(kind)s, nullif(%(hash)s, ''),
+               CASE WHEN %(hash)s <> '' THEN now END, %(sentence)s, %(run_id)s
         FROM clock_timestamp() AS now
         ON CONFLICT (organization_id) DO UPDATE
         SET at = excluded.at, outcome = excluded.outcome, kind = excluded.kind, hash = excluded.hash,
             sentence = excluded.sentence, run_id = excluded.run_id,
+            held_since = CASE WHEN excluded.outcome <> 'accepted' THEN coalesce(held.held_since, excluded.held_since)
+                         END,
             since = CASE WHEN (held.outcome, held.kind) IS NOT DISTINCT FROM (excluded.outcome, excluded.kind)
                          THEN held.since ELSE excluded.since END
-        RETURNING since = at
+        RETURNING since = at OR (since >= %(tick)s::timestamptz) IS TRUE
+                  OR hash IS DISTINCT FROM (SELECT hash FROM before)
         """,
         {
             "organization_id": organization_id,
@@ -389,34 +399,52 @@ def record_outcome(
             "hash": change_hash,
             "sentence": sentence,
             "run_id": run_id,
+            "tick": tick,
         },
     ).fetchall()
     return bool(is_new)
 
 
-def newly_alike(connection: psycopg.Connection, *, since: datetime, outcome: str, kind: str) -> tuple[int, int]:
-    """Count the customers that came into one outcome and kind together.
+@dataclass(frozen=True)
+class Alike:
+    """Customers that newly share one trouble.
+
+    Attributes:
+        outcome: of their latest attempt.
+        kind: of it.
+        customers: how many.
+        of: of how many: those that are connected, and those of them that are not any more.
+    """
+
+    outcome: str
+    kind: str
+    customers: int
+    of: int
+
+
+def most_alike(connection: psycopg.Connection, *, since: datetime) -> Alike | None:
+    """Tell which trouble most customers came into together.
 
     Args:
         connection: to the pipeline's own database.
         since: when to count from; those that were in it before then are not new.
-        outcome: of their latest attempt.
-        kind: of it.
 
     Returns:
-        How many came into it, and of how many: those that are connected, and those that came into it and are not.
+        The one with the most customers; None if nobody came into any that has a kind.
     """
-    [(alike, of)] = connection.execute(
-        """
-        WITH alike AS (
-            SELECT organization_id FROM outcomes WHERE outcome = %s AND kind = %s AND since >= %s
-        )
-        SELECT count(alike), count(*) FROM connections LEFT JOIN alike USING (organization_id)
-        WHERE state = 'connected' OR alike.organization_id IS NOT NULL
-        """,
-        [outcome, kind, since],
-    ).fetchall()
-    return alike, of
+    with connection.cursor(row_factory=class_row(Alike)) as cursor:
+        return cursor.execute(
+            """
+            WITH connected AS (SELECT organization_id FROM connections WHERE state = 'connected')
+            SELECT outcome, kind, count(*) AS customers,
+                   (SELECT count(*) FROM connected)
+                   + count(*) FILTER (WHERE organization_id NOT IN (SELECT organization_id FROM connected)) AS of
+            FROM outcomes
+            WHERE outcome IN ('held', 'refused', 'parked', 'failing') AND kind IS NOT NULL AND since >= %s
+            GROUP BY outcome, kind ORDER BY customers DESC, outcome, kind LIMIT 1
+            """,
+            [since],
+        ).fetchone()
 
 
 def latest_outcome(connection: psycopg.Connection, organization_id: UUID) -> AttemptOutcome | None:
@@ -440,7 +468,7 @@ def customer_record(connection: psycopg.Connection, organization_id: UUID) -> Cu
 _RECORDS = """
 SELECT customer, organization_id, state AS connection_state, connected_at, parked_reason,
        accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at,
-       since AS outcome_since, kind AS outcome_kind, hash AS change_hash
+       since AS outcome_since, kind AS outcome_kind, hash AS change_hash, held_since
 FROM connections
 LEFT JOIN outcomes USING (organization_id)
 LEFT JOIN LATERAL (

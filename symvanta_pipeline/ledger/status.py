@@ -33,6 +33,7 @@ class CustomerRecord:
         outcome_since: since when every attempt ended so.
         outcome_kind: the rule that held, or the kind of failure.
         change_hash: SHA-256 over exactly what was held, which an approval has to name.
+        held_since: when a brake first held what was not accepted since, whatever attempts met in between.
     """
 
     customer: str
@@ -49,6 +50,7 @@ class CustomerRecord:
     outcome_since: datetime | None = None
     outcome_kind: str | None = None
     change_hash: str | None = None
+    held_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _next_step(state: State, record: CustomerRecord) -> str:
         "healthy": "Nothing to do.",
         "late": "No push was accepted for over 90 minutes: "
         "look whether dagster-daemon runs and hourly_user_account_sync is on.",
-        "held": f"Nothing was sent ({what}): correct it in Sym, the next hourly run tries again.",
+        "held": f"Nothing was sent: {what}."
+        if record.change_hash
+        else f"Nothing was sent ({what}): correct it in Sym, the next hourly run tries again.",
         "failing": f"The last attempt failed ({what}): the next hourly run tries again; its log has the details.",
         "parked": f"Vanta refused the connection ({reason}): somebody must reconnect it: {reconnect}",
         "disconnected": f"Nothing is sent any more; to start again: {reconnect}",

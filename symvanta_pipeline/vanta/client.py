@@ -11,8 +11,16 @@ from urllib.parse import urlencode
 
 from symvanta_pipeline.accounts.body import Body
 from symvanta_pipeline.accounts.proof import Listed
-from symvanta_pipeline.vanta.errors import ListUnreadable, WrongOrganization, check_verdict
-from symvanta_pipeline.vanta.session import CustomerSession
+from symvanta_pipeline.rules import shown_id
+from symvanta_pipeline.vanta.errors import (
+    BodyRefused,
+    ListUnreadable,
+    Refused,
+    Transient,
+    WrongOrganization,
+    check_verdict,
+)
+from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Acceptance:
 
 
 def list_accounts(
-    session: CustomerSession, path: str, resource_id: str, *, before_send: Callable[[], None]
+    session: CustomerSession, path: str, resource_id: str, *, before_send: Callable[[], None], attempts: int = ATTEMPTS
 ) -> list[Listed]:
     """Ask for every account that Vanta has of one customer, soft-deleted ones included.
 
@@ -41,14 +49,19 @@ def list_accounts(
         path: ``VANTA_USER_ACCOUNT_PATH``, the PUT's; see `list_path`.
         resource_id: ``VANTA_RESOURCE_ID``, which the query must carry (documented).
         before_send: as in `put_accounts`.
+        attempts: how often what may pass is tried in all; once, where it must not delay anybody.
 
     Raises:
-        ListUnreadable: the answer is no list of accounts, or only a part of one.
-        VantaError: Vanta did not answer. budget.WouldWait: as in `put_accounts`.
+        ListUnreadable: it could not be had, or the answer is no list of accounts, or only a part of one.
+        VantaError: what a push would meet as well. budget.WouldWait: as in `put_accounts`.
     """
+    session.refresh_if_due()  # by itself, since a refresh that fails says nothing of the list
     query = urlencode({"resourceId": resource_id})
     # No body: a GET that carries one gets an HTML page from the CDN (seen).
-    response, _ = session.call("GET", f"{list_path(path)}?{query}", before_send=before_send)
+    try:
+        response, _ = session.call("GET", f"{list_path(path)}?{query}", before_send=before_send, attempts=attempts)
+    except (Transient, BodyRefused, Refused) as error:
+        raise ListUnreadable(f"Vanta's list of accounts could not be had: {error}") from None
     try:
         content = response.json()
     except (ValueError, RecursionError):
@@ -105,4 +118,5 @@ def _listed(record: object) -> Listed:
     if not all(isinstance(text, str) and text for text in texts):
         raise ListUnreadable("Vanta's list of accounts holds a record without id, status or level: see docs/vanta.md")
     unique_id, status, level = map(str, texts)
-    return Listed(unique_id, status, level, is_deleted=bool(values.get("deletedAt")))
+    # What Sym sends are UUIDs; anything else was chosen by somebody else, and is compared and told of as a hash.
+    return Listed(shown_id(unique_id), status, level, is_deleted=bool(values.get("deletedAt")))

@@ -97,7 +97,7 @@ class NotAccepted(Permanent):
 
 
 class ListUnreadable(Permanent):
-    """Vanta's list of accounts came in a form that nobody has seen, or not whole."""
+    """Vanta's list of accounts could not be had, or came in a form that nobody has seen, or not whole."""
 
 
 class Refused(Permanent):

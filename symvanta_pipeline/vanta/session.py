@@ -117,28 +117,46 @@ class CustomerSession:
             return False
         return True
 
+    def refresh_if_due(self) -> None:
+        """Make sure that the next call has a token that can be used.
+
+        Raises:
+            VantaError: there is none to be had. budget.WouldWait: as in `call`.
+        """
+        self._usable_token()
+
     def call(
-        self, method: str, path: str, *, payload: bytes | None = None, before_send: Callable[[], None]
+        self,
+        method: str,
+        path: str,
+        *,
+        payload: bytes | None = None,
+        before_send: Callable[[], None],
+        attempts: int = ATTEMPTS,
     ) -> tuple[requests.Response, HeldToken]:
         """Make one call with the customer's token and return the 200 and the token that it was made with.
 
         One refresh and one repetition follow a refused access token, once in a session's life. What may pass is
-        tried again, the same bytes each time, a few seconds apart; ``before_send`` runs immediately before each
-        attempt.
+        tried again, the same bytes each time, a few seconds apart, up to ``attempts`` times in all; ``before_send``
+        runs immediately before each.
 
         Raises:
             VantaError: whatever remains after that.
             budget.WouldWait: a slot is further away than the customer's lock should be held.
         """
+
+        def send_with(token: HeldToken) -> requests.Response:
+            return _retrying(lambda: self._send(token, method, path, payload, before_send), attempts)
+
         token = self._usable_token()
         try:
-            return self._send(token, method, path, payload, before_send), token
+            return send_with(token), token
         except AccessTokenRefused:
             if self._refused_generation is not None:
                 raise
             self._refused_generation = token.generation
             token = self._usable_token()
-            return self._send(token, method, path, payload, before_send), token
+            return send_with(token), token
 
     def _send(
         self, token: HeldToken, method: str, path: str, payload: bytes | None, before_send: Callable[[], None]
@@ -147,18 +165,13 @@ class CustomerSession:
         bearer: dict[str, Any] = {"access_token": token.access_token, "token_type": "Bearer"}
         headers = {"Accept": JSON} | ({} if payload is None else {"Content-Type": JSON})
 
-        def attempt() -> requests.Response:
-            session = self._application.session(token=bearer)
-            self._spend(self._budgets.resource)
-            before_send()
-            response: requests.Response = send(
-                lambda: session.request(
-                    method, url, data=payload, headers=headers, timeout=TIMEOUT, allow_redirects=False
-                )
-            )
-            return self._checked(self._budgets.resource, lambda: check_resource_reply(response))
-
-        return _retrying(attempt)
+        session = self._application.session(token=bearer)
+        self._spend(self._budgets.resource)
+        before_send()
+        response: requests.Response = send(
+            lambda: session.request(method, url, data=payload, headers=headers, timeout=TIMEOUT, allow_redirects=False)
+        )
+        return self._checked(self._budgets.resource, lambda: check_resource_reply(response))
 
     def _usable_token(self) -> HeldToken:
         token = self._store.load()
@@ -222,10 +235,10 @@ class _Wait(wait_base):
         return (self._after_429 if limited else self._after_failure)(retry_state)
 
 
-def _retrying(attempt: Callable[[], Result]) -> Result:
+def _retrying(attempt: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
     return Retrying(
         retry=retry_if_exception_type(Transient),
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(attempts),
         wait=_Wait(),
         reraise=True,
     )(attempt)

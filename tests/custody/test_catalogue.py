@@ -120,7 +120,7 @@ def stopped(parts: Parts, start: Start, place: str) -> Iterator[tuple[Any, Hold]
 
 @pytest.mark.parametrize("life", [{"hours": 1}, {"minutes": 5, "seconds": 20}], ids=["new", "outside the margin"])
 def test_01_a_token_that_is_still_good_is_not_refreshed(parts: Parts, life: dict[str, float]) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     left(parts, acme, **life)
     assert sentences(parts.run("acme")) == {"acme": None}
     assert calls(parts, acme) == [("put", 200)]
@@ -131,7 +131,7 @@ def test_01_a_token_that_is_still_good_is_not_refreshed(parts: Parts, life: dict
 def test_02_a_token_inside_the_margin_is_refreshed_once_and_saved_before_its_first_use(
     parts: Parts, life: dict[str, float]
 ) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     old = parts.token(acme)
     left(parts, acme, **life)
     at_send: list[tuple[int, list[tuple[str, int | None]]]] = []
@@ -152,7 +152,7 @@ def test_02_a_token_inside_the_margin_is_refreshed_once_and_saved_before_its_fir
 
 
 def test_03_a_refused_access_token_is_refreshed_once_and_the_same_bytes_sent_again(parts: Parts) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     fault(parts, acme, "put", "status", status=401)
     assert sentences(parts.run("acme")) == {"acme": None}
     assert fired(parts, acme) == [1]
@@ -164,7 +164,7 @@ def test_03_a_refused_access_token_is_refreshed_once_and_the_same_bytes_sent_aga
 
 
 def test_03_a_second_refusal_of_the_access_token_fails_without_a_loop(parts: Parts) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     fault(parts, acme, "put", "status", status=401, times=99)
     assert sentences(parts.run("acme")) == {
         "acme": ("refused", "Vanta refused the customer's access token (401)"),
@@ -178,7 +178,7 @@ def test_03_a_second_refusal_after_the_lock_was_given_up_in_between_is_the_secon
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "LONGEST_WAIT", 0.0)
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     fault(parts, acme, "put", "status", status=401)
     fault(parts, acme, "put", "status", status=429, retry_after=1)
     fault(parts, acme, "put", "status", status=401, times=99)
@@ -189,7 +189,7 @@ def test_03_a_second_refusal_after_the_lock_was_given_up_in_between_is_the_secon
 
 
 def test_03_a_refused_access_token_that_a_person_renewed_is_not_renewed_again(parts: Parts) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     once = iter([acme])
     assert put_one(parts, acme, lambda: [parts.connect(whose, "acme") for whose in once]) == 2
     assert calls(parts, acme) == [("put", 401), ("put", 200)]
@@ -206,7 +206,7 @@ def test_04_a_reply_that_was_lost_after_the_rotation_is_asked_for_again_with_the
 ) -> None:
     if delay:
         monkeypatch.setattr(oauth, "TIMEOUT", (5.0, 1.0))
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     fault(parts, acme, "token", kind, delay=delay)
     assert sentences(parts.run("acme")) == {"acme": None}
     assert fired(parts, acme) == [1]
@@ -217,7 +217,7 @@ def test_04_a_reply_that_was_lost_after_the_rotation_is_asked_for_again_with_the
 
 
 def test_04_replies_lost_for_a_whole_run_are_recovered_by_the_next_one(parts: Parts) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     stored = parts.token(acme)
     fault(parts, acme, "token", "drop_after", times=ATTEMPTS)
     assert sentences(parts.run("acme")) == {"acme": ("failing", "Vanta did not answer (ConnectionError)")}
@@ -232,7 +232,7 @@ def test_04_outside_of_the_grace_window_the_customer_is_parked_once_with_the_rea
     parts: Parts, stand_in_with: OwnStandIn
 ) -> None:
     with stand_in_with(refresh_grace_seconds=0.0):
-        acme = parts.customer("acme", due=True)
+        acme = parts.customer("acme", due=True, known=True)
         fault(parts, acme, "token", "drop_after")
         assert sentences(parts.run("acme")) == {"acme": ("parked", REFUSED_GRANT)}
         assert fired(parts, acme) == [1]
@@ -251,7 +251,7 @@ def test_04_outside_of_the_grace_window_the_customer_is_parked_once_with_the_rea
 def test_05_a_worker_that_was_killed_after_the_rotation_costs_no_connection(
     parts: Parts, start: Start, place: str, generation: int, refreshes: int
 ) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, place) as (worker, hold):
         assert (calls(parts, acme), parts.token(acme).generation) == ([("refresh", 200)], generation)
         worker.kill()
@@ -305,7 +305,7 @@ def test_06_while_the_database_is_away_a_refreshed_token_waits_for_it_and_is_the
     parts: Parts, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The session alone, without the customer's lock, which the outage takes away from a run: see the next one."""
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with outage_between_reply_and_save(parts, postgres, "cannot be saved yet, attempt 3"):
         used = put_one(parts, acme)
     assert calls(parts, acme) == [("refresh", 200), ("put", 200)]
@@ -321,7 +321,7 @@ def test_06_while_the_database_is_away_a_refreshed_token_waits_for_it_and_is_the
 def test_06_a_run_saves_what_it_refreshed_and_leaves_the_put_to_the_next_one_since_its_lock_is_gone(
     parts: Parts, postgres: EmbeddedPostgres
 ) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with outage_between_reply_and_save(parts, postgres, "cannot be saved yet, attempt 1"):
         told = sentences(parts.run("acme"))
     assert told == {"acme": ("failing", f"organization {acme}: {LOST_LOCK}")}
@@ -334,7 +334,7 @@ def test_06_a_run_saves_what_it_refreshed_and_leaves_the_put_to_the_next_one_sin
 
 def test_06_a_database_that_refuses_the_save_for_any_other_reason_is_asked_again_too(parts: Parts) -> None:
     """As one that takes no writes for a while: after a failover, or with its disk full."""
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     refuse = """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN RAISE EXCEPTION ''read-only'' USING ERRCODE = ''read_only_sql_transaction''; END';
@@ -363,7 +363,7 @@ def test_06_beyond_the_time_that_a_save_is_tried_for_the_next_run_recovers_with_
     parts: Parts, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_store, "SAVE_FOR", 0.2)
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with outage_between_reply_and_save(parts, postgres, "could not be saved for"):
         told = sentences(parts.run("acme"))["acme"]
     assert told is not None
@@ -381,7 +381,7 @@ def test_06_beyond_the_time_that_a_save_is_tried_for_the_next_run_recovers_with_
 
 
 def test_07_two_processes_at_once_make_exactly_one_token_call(parts: Parts, start: Start) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with held(parts.ledger_url, "LOCK TABLE rate_budgets IN ACCESS EXCLUSIVE MODE") as slots:
         workers = [start("acme"), start("acme")]
         until(lambda: len(slots.waiting("rate_budgets")) == 2, "both stand at the same place")
@@ -393,7 +393,7 @@ def test_07_two_processes_at_once_make_exactly_one_token_call(parts: Parts, star
 
 
 def test_07_without_the_lock_two_processes_would_make_two(parts: Parts, start: Start) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with held(parts.ledger_url, "LOCK TABLE rate_budgets IN ACCESS EXCLUSIVE MODE") as slots:
         workers = [start(str(acme), work="call"), start(str(acme), work="call")]
         until(lambda: len(slots.waiting("rate_budgets")) == 2, "both stand at the same place")
@@ -416,7 +416,7 @@ def test_08_a_stalled_holder_that_wakes_up_cannot_overwrite_a_newer_generation_n
     parts: Parts, start: Start
 ) -> None:
     """It stalls with Vanta's reply in its hands, and the database gives up on its connections."""
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, "before the save") as (stalled, hold):
         stalled.stall()
         assert hold.end_waiting() == [True]
@@ -434,7 +434,7 @@ def test_08_a_stalled_holder_that_wakes_up_cannot_overwrite_a_newer_generation_n
 
 
 def test_08_a_stalled_holder_with_an_older_body_in_its_hands_does_not_send_it(parts: Parts, start: Start) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, "before the put") as (stalled, hold):
         stalled.stall()
         assert hold.end_waiting() == [True]
@@ -452,7 +452,7 @@ def test_09_a_late_loser_that_vanta_refuses_finds_the_newer_token_and_uses_it(
 ) -> None:
     """Without the customer's lock, under which there is no such loser."""
     with stand_in_with(refresh_grace_seconds=0.0):
-        acme = parts.customer("acme", due=True)
+        acme = parts.customer("acme", due=True, known=True)
         with held(parts.ledger_url, "LOCK TABLE rate_budgets IN ACCESS EXCLUSIVE MODE") as slots:
             late = start(str(acme), work="call")
             slots.until_somebody_waits("rate_budgets")
@@ -468,7 +468,7 @@ def test_09_a_late_loser_that_has_lost_its_lock_parks_nobody_and_does_not_send(
     parts: Parts, stand_in_with: OwnStandIn, start: Start
 ) -> None:
     with stand_in_with(refresh_grace_seconds=0.0):
-        acme = parts.customer("acme", due=True)
+        acme = parts.customer("acme", due=True, known=True)
         with stopped(parts, start, "before the refresh") as (late, _):
             late.stall()
             take_the_lock_away(parts)
@@ -491,7 +491,7 @@ def test_09_a_late_loser_that_has_lost_its_lock_parks_nobody_and_does_not_send(
 def test_10_a_reconnect_during_a_run_wins_over_it(
     parts: Parts, start: Start, place: str, expected: list[tuple[str, int]], generation: int
 ) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, place) as (worker, hold):
         connected = parts.connect(acme, "acme", ledger=hold.connection)
         hold.connection.commit()
@@ -504,7 +504,7 @@ def test_10_a_reconnect_during_a_run_wins_over_it(
 
 
 def test_10_a_reconnect_at_the_very_moment_of_parking_is_not_parked(parts: Parts) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     fault(parts, acme, "put", "revoke")
     with held(parts.ledger_url, "SELECT FROM connections FOR NO KEY UPDATE") as hold:
 
@@ -526,7 +526,7 @@ def test_10_a_reconnect_at_the_very_moment_of_parking_is_not_parked(parts: Parts
 
 
 def test_11_a_reply_without_a_refresh_token_keeps_the_one_before(parts: Parts) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     old = parts.token(acme)
     fault(parts, acme, "token", "no_refresh_token")
     assert sentences(parts.run("acme")) == {"acme": None}
@@ -599,7 +599,8 @@ NO_TOKENS: dict[str, Act] = {
 def test_13_a_200_without_an_access_token_is_neither_used_nor_the_end_of_the_connection(
     parts: Parts, subtests: pytest.Subtests
 ) -> None:
-    odd = {slug: parts.customer(slug, due=True) for slug in NO_TOKENS}
+    odd = {slug: parts.customer(slug, due=True, known=True) for slug in NO_TOKENS}
+    parts.bystanders(100)
     stored = {slug: parts.token(organization) for slug, organization in odd.items()}
     for slug, organization in odd.items():
         NO_TOKENS[slug](parts, organization)
@@ -623,7 +624,7 @@ def test_13_a_reply_with_tokens_and_something_odd_beside_them_is_saved_and_used(
     parts: Parts, odd: dict[str, Any]
 ) -> None:
     """By then the grant is rotated: to drop such a reply would be to lose the token."""
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     reply = parts.vanta.token(grant_type="refresh_token", refresh_token=parts.token(acme).refresh_token).json() | odd
     # As text, since NaN is no JSON, although Python's own parser takes it.
     fault(parts, acme, "token", "status", status=200, body=json.dumps(reply))
@@ -655,7 +656,7 @@ def test_14_a_revoked_grant_is_parked_and_told_once_and_only_a_reconnect_brings_
     parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYMVANTA_CUSTOMERS_PER_RUN", "1")
-    acme, _ = parts.customer("acme"), parts.customer("other")
+    acme, _ = parts.customer("acme", known=True), parts.customer("other")
     register(instance, "acme", "other")
     fault(parts, acme, "put", "revoke")
     assert sentences(parts.run("acme", "other")) == {"acme": ("parked", REFUSED_GRANT), "other": None}
@@ -684,7 +685,7 @@ def test_15_our_own_secret_refused_stops_everything_with_one_message_and_parks_n
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slugs = ["one", "two", "three", "four", "five"]
-    organizations = [parts.customer(slug, due=True) for slug in slugs]
+    organizations = [parts.customer(slug, due=True, known=True) for slug in slugs]
     monkeypatch.setenv("VANTA_CLIENT_SECRET", "vcs_canary_another")
     told = sentences(parts.run(*slugs))
     assert told == {
@@ -711,7 +712,7 @@ def test_16_a_429_of_the_token_endpoint_is_waited_out_by_everybody_without_the_l
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "_LOOK_EVERY", 0.05)
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     fault(parts, acme, "token", "status", status=429, retry_after=600)
     paused: list[dict[str, float]] = []
 
@@ -754,7 +755,8 @@ AWAY: dict[str, tuple[Act, str]] = {
 def test_17_a_token_endpoint_that_is_away_means_later_and_costs_nobody_the_connection(
     parts: Parts, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = {slug: parts.customer(slug, due=True) for slug in AWAY}
+    broken = {slug: parts.customer(slug, due=True, known=True) for slug in AWAY}
+    parts.bystanders(80)
     for slug, organization in broken.items():
         AWAY[slug][0](parts, organization)
     first = sentences(parts.run(*(slug for slug in broken if slug != "no-answer")))
@@ -803,7 +805,7 @@ def test_18_a_clock_that_is_off_by_ten_minutes_costs_one_refresh_at_most(
     parts: Parts, stand_in_with: OwnStandIn, monkeypatch: pytest.MonkeyPatch, minutes: int, *, ended: bool
 ) -> None:
     with stand_in_with(expires_in=1 if ended else 3600):
-        acme = parts.customer("acme")
+        acme = parts.customer("acme", known=True)
         shift_clock(monkeypatch, minutes)
         if ended:
             # By our clock it has six minutes left, which is outside of the margin.
@@ -818,7 +820,7 @@ def test_18_what_a_shifted_clock_saved_is_put_right_by_the_first_refusal(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token that was saved ten minutes too late ends before we think so; one saved too early is renewed early."""
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     shift_clock(monkeypatch, 10)
     assert sentences(parts.run("acme")) == {"acme": None}
     assert parts.token(acme).expires_at - datetime.now(UTC) > timedelta(minutes=65)
@@ -842,8 +844,9 @@ SWAPS = {
 def test_19_a_token_that_was_planted_in_the_row_is_never_used(
     parts: Parts, subtests: pytest.Subtests, *, due: bool
 ) -> None:
-    planted = {slug: parts.customer(slug, due=due) for slug in SWAPS}
-    other = parts.customer("other")
+    planted = {slug: parts.customer(slug, due=due, known=True) for slug in SWAPS}
+    parts.bystanders(80)
+    other = parts.customer("other", known=True)
     for slug, organization in planted.items():
         statement = f"UPDATE tokens SET {SWAPS[slug]} FROM tokens AS o"
         where = " WHERE tokens.organization_id = %s AND o.organization_id = %s"
@@ -863,7 +866,7 @@ def test_19_a_token_that_was_planted_in_the_row_is_never_used(
 
 
 def test_20_a_scope_that_was_narrowed_at_a_refresh_is_named_saved_and_not_used(parts: Parts) -> None:
-    acme, _ = parts.customer("acme", due=True), parts.customer("other")
+    acme, _ = parts.customer("acme", due=True, known=True), parts.customer("other")
     fault(parts, acme, "token", "scope", scope=READ)
     told = sentences(parts.run("acme", "other"))
     missing = f"Vanta no longer grants {WRITE}: nothing is sent until the customer is connected again"
@@ -880,7 +883,7 @@ def test_20_a_scope_that_was_narrowed_at_a_refresh_is_named_saved_and_not_used(p
 
 
 def test_20_a_scope_that_is_granted_again_at_the_next_refresh_is_used_again(parts: Parts) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     fault(parts, acme, "token", "scope", scope=WRITE)
     told = sentences(parts.run("acme"))["acme"]
     assert told is not None
@@ -917,7 +920,7 @@ def disconnect(parts: Parts, organization: UUID, ledger: psycopg.Connection, *, 
 def test_21_a_disconnect_while_a_run_is_under_way_sends_nothing_more_and_is_said_in_words(
     parts: Parts, start: Start, place: str, refreshed: list[int], generation: int, *, told: bool
 ) -> None:
-    acme = parts.customer("acme", due=True)
+    acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, place) as (worker, hold):
         assert parts.token(acme).generation == generation
         disconnect(parts, acme, hold.connection, told=told)
@@ -937,7 +940,7 @@ def test_21_a_disconnect_while_a_run_is_under_way_sends_nothing_more_and_is_said
 def test_21_a_disconnect_between_two_attempts_keeps_the_second_from_being_made(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acme = parts.customer("acme")
+    acme = parts.customer("acme", known=True)
     fault(parts, acme, "put", "status", status=503, times=99)
     may_send, attempts = CustomerLock.require_connected, list[int]()
 

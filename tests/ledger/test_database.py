@@ -20,6 +20,7 @@ TABLES_OF = {
     "0001": FIRST_TABLES,
     "0002": {"web_sessions", "consent_requests", "audit_events"},
     "0003": {"proofs", "account_states", "account_changes", "approvals"},
+    "0004": set(),
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -81,6 +82,17 @@ ROWS_OF = {
             SELECT sha256('c'), sha256('s'), organization_id, '{NOON}', '{NOON + timedelta(days=999)}' FROM connections;
         INSERT INTO audit_events (event, organization_id) SELECT 'connected', organization_id FROM connections;
     """,
+    "0003": f"""
+        INSERT INTO proofs (snapshot_id, verdict, findings) SELECT id, 'proved', '[]' FROM accepted_snapshots;
+        INSERT INTO account_states SELECT organization_id, 'u', 'ACTIVE', 'BASE', 'SSO', 'sso', '{NOON}', 1
+            FROM connections;
+        INSERT INTO account_changes (organization_id, snapshot_id, at, unique_id, field, new)
+            SELECT organization_id, 1, '{NOON}', 'u', 'status', 'ACTIVE' FROM connections;
+        INSERT INTO approvals (organization_id, hash, rules, reason, approved_by, expires_at)
+            SELECT organization_id, repeat('a', 64), '{{lost}}', 'true', 'eve', clock_timestamp() + interval '4 hours'
+            FROM connections;
+        UPDATE outcomes SET outcome = 'held', kind = 'lost', hash = repeat('a', 64), since = '{NOON}';
+    """,
 }
 
 
@@ -119,6 +131,22 @@ def test_what_an_older_version_kept_is_still_there_and_usable(
         session = web_sessions.begin(connection, keyring, "auth0|1", lifetime=timedelta(hours=1))
         consent_requests.remember(connection, session, "state", organization, lifetime=timedelta(minutes=1))
         audit.record(connection, "connected", organization_id=organization)
+
+
+def test_who_is_held_by_a_brake_stays_so_since_the_same_time(
+    empty_url: str, keyring: KeyRing, token: Callable[[str], Token]
+) -> None:
+    organization = uuid.uuid4()
+    migrate_to(empty_url, "0003")
+    with connect(empty_url) as connection:
+        connections.connect_customer(connection, keyring, organization, "acme", token("a"))
+        for each in ("0001", "0003"):
+            connection.execute(ROWS_OF[each].encode())
+    migrate(empty_url)
+    with connect(empty_url) as connection:
+        record = snapshots.customer_record(connection, organization)
+        assert record is not None
+        assert record.held_since == record.outcome_since == NOON
 
 
 def test_what_nobody_recorded_before_the_audit_is_not_made_up(

@@ -11,6 +11,7 @@ import pytest
 from symvanta_pipeline.ledger import connections, database, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.snapshots import (
+    Alike,
     AttemptOutcome,
     IntentAlreadyResolved,
     IntentOutcome,
@@ -182,7 +183,6 @@ def test_what_ends_alike_again_is_not_new(ledger: psycopg.Connection, connected:
     ends: list[tuple[AttemptOutcome, str | None, str | None, bool]] = [
         ("held", "lost", HELD, True),
         ("held", "lost", HELD, False),
-        ("held", "lost", "cd" * 32, False),
         ("held", "vanished", HELD, True),
         ("held", None, None, True),
         ("held", None, "", False),
@@ -198,6 +198,32 @@ def test_what_ends_alike_again_is_not_new(ledger: psycopg.Connection, connected:
         assert (now.outcome, now.outcome_kind, now.change_hash) == (outcome, kind, change_hash or None)
         assert now.outcome_since == (now.outcome_at if is_new else before and before.outcome_since)
     assert snapshots.record_outcome(ledger, bystander, "held", run_id="1", kind="lost", change_hash=HELD)
+
+
+def test_another_held_change_is_new_and_held_since_the_same_time(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    """Somebody who approved the one before has to hear that it is void."""
+    organization = connected().organization_id
+    since = []
+    for change_hash in (HELD, "cd" * 32):
+        assert snapshots.record_outcome(ledger, organization, "held", run_id="1", kind="lost", change_hash=change_hash)
+        record = snapshots.customer_record(ledger, organization)
+        assert record is not None
+        since.append(record.outcome_since)
+    assert since[0] == since[1]
+
+
+def test_what_a_killed_run_recorded_in_this_cycle_is_still_new_in_it(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    """Its repetition by the daemon is the one that gets to say so."""
+    organization = connected().organization_id
+    [(tick,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
+    for _ in range(2):
+        assert snapshots.record_outcome(ledger, organization, "held", run_id="1", kind="email", tick=tick)
+    [(later,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
+    assert not snapshots.record_outcome(ledger, organization, "held", run_id="1", kind="email", tick=later)
 
 
 def test_a_hash_that_is_none_is_refused(ledger: psycopg.Connection, connected: Connect) -> None:
@@ -225,7 +251,7 @@ def test_who_came_into_the_same_trouble_is_counted(ledger: psycopg.Connection, c
 
     record("held before", "held", "lost")
     [(since,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
-    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="lost") == (0, 9)
+    assert snapshots.most_alike(ledger, since=since) is None
     record("held before", "held", "lost")
     for slug, outcome, kind in (
         ("held", "held", "lost"),
@@ -240,11 +266,33 @@ def test_who_came_into_the_same_trouble_is_counted(ledger: psycopg.Connection, c
     for slug in ("disconnected", "gone"):
         connections.mark_disconnected(ledger, ids[slug])
     # Of 6 that are still connected; who came into it and is not connected any more is counted on both sides.
-    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="lost") == (2, 7)
-    assert snapshots.newly_alike(ledger, since=since, outcome="parked", kind="GrantRefused") == (1, 7)
-    assert snapshots.newly_alike(ledger, since=since, outcome="held", kind="admins") == (0, 6)
+    assert snapshots.most_alike(ledger, since=since) == Alike("held", "lost", 2, of=7)
     [(later,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
-    assert snapshots.newly_alike(ledger, since=later, outcome="held", kind="lost") == (0, 6)
+    assert snapshots.most_alike(ledger, since=later) is None
+    record("parked", "parked", "LostTwice")
+    assert snapshots.most_alike(ledger, since=later) == Alike("parked", "LostTwice", 1, of=7)
+    record("fine", "failing", None)
+    assert snapshots.most_alike(ledger, since=later) == Alike("parked", "LostTwice", 1, of=7)
+
+
+def test_a_hold_lasts_until_an_acceptance_whatever_comes_between(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    """Else a database that is away for an hour would begin a window anew, and waiting would release a brake."""
+    organization = connected().organization_id
+
+    def held_since(outcome: AttemptOutcome, change_hash: str | None = None) -> datetime | None:
+        snapshots.record_outcome(ledger, organization, outcome, run_id="1", change_hash=change_hash)
+        record = snapshots.customer_record(ledger, organization)
+        assert record
+        return record.held_since
+
+    assert held_since("held") is None  # by a rule about rows, which no window looks at
+    since = held_since("held", HELD)
+    assert since
+    assert held_since("failing") == since
+    assert held_since("held", HELD[::-1]) == since
+    assert held_since("accepted") is None
 
 
 def test_counting_them_is_cheap(ledger: psycopg.Connection) -> None:

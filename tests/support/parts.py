@@ -52,14 +52,29 @@ class Parts:
     keyring: KeyRing
     folder: Path
 
-    def customer(self, slug: str, *, people: int = 1, connected: bool = True, due: bool = False) -> UUID:
-        """Make an organization with so many members, and its consent."""
+    def customer(
+        self, slug: str, *, people: int = 1, connected: bool = True, due: bool = False, known: bool = False
+    ) -> UUID:
+        """Make an organization with so many members, and its consent; a known one is not pushed for the first time."""
         organization = self.sym.organization(slug)
         for n in range(people):
             self.person(organization, email=f"canary{n}@{slug}.example")
         if connected:
             self.connect(organization, slug, due=due)
+        if known:
+            self.ledger.execute(
+                "INSERT INTO account_states SELECT %s, unnest(%s::text[]), 'ACTIVE', 'BASE', 'SSO', 'sso', now(), 0",
+                [organization, list(self.at_sym(organization))],
+            )
         return organization
+
+    def bystanders(self, count: int) -> None:
+        """Make connected customers that no run touches, so that the trouble of a few is not everybody's."""
+        self.ledger.execute(
+            "INSERT INTO connections (organization_id, customer, state, generation, connected_at)"
+            " SELECT gen_random_uuid(), 'bystander-' || n, 'connected', 1, now() FROM generate_series(1, %s) AS n",
+            [count],
+        )
 
     def person(self, organization: UUID, **columns: Any) -> UUID:
         """Add a user whose name and address may be seen nowhere but in Sym, in the body and in the Parquet."""

@@ -22,15 +22,12 @@ from dagster._core.storage.tags import (
 )
 
 from symvanta_pipeline.definitions import defs  # before any instance is made
+from symvanta_pipeline.defs import checks
 from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
 from symvanta_pipeline.defs.partitions import CUSTOMERS, customers
 
 ASSETS = (USERS, ACCOUNTS, SYNC)
-CHECKS = (
-    dg.AssetCheckKey(USERS, "rows_keep_the_contract"),
-    dg.AssetCheckKey(ACCOUNTS, "records_are_valid"),
-    dg.AssetCheckKey(SYNC, "accepted_by_vanta"),
-)
+CHECKS = tuple(check.key for check in checks.CHECKS)
 
 
 def one(partition: str) -> dict[str, str]:

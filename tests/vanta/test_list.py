@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
 
 from symvanta_pipeline.accounts.proof import Listed
+from symvanta_pipeline.rules import shown_id
 from symvanta_pipeline.vanta.client import list_accounts, list_path, put_accounts
-from symvanta_pipeline.vanta.errors import ListUnreadable, Unavailable
+from symvanta_pipeline.vanta.errors import ListUnreadable
 
 NEW_PATH = "/v1/resources/user_account"
 OLD_PATH = "/v1/resources/user_account/sync_all"
@@ -25,10 +27,19 @@ def test_what_was_put_is_listed(customer: Any, path: str) -> None:
     put_accounts(customer.session(), path, body, before_send=nothing)
     put_accounts(customer.session(), path, customer.body("a"), before_send=nothing)
     listed = list_accounts(customer.session(), path, resource, before_send=nothing)
-    assert sorted(listed, key=lambda account: account.unique_id) == [
-        Listed("a", "ACTIVE", "BASE", is_deleted=False),
-        Listed("b", "ACTIVE", "BASE", is_deleted=True),
-    ]
+    assert set(listed) == {
+        Listed(shown_id("a"), "ACTIVE", "BASE", is_deleted=False),
+        Listed(shown_id("b"), "ACTIVE", "BASE", is_deleted=True),
+    }
+
+
+def test_an_id_that_may_be_a_person_is_listed_as_its_hash_and_one_of_ours_as_it_is(customer: Any) -> None:
+    ours = str(uuid4())
+    put_accounts(customer.session(), OLD_PATH, customer.body(ours, "ada@acme.example"), before_send=nothing)
+    listed = list_accounts(customer.session(), OLD_PATH, customer.vanta.config.resource_id, before_send=nothing)
+    assert {account.unique_id for account in listed} == {ours, shown_id("ada@acme.example")}
+    assert "ada" not in repr(listed)
+    assert shown_id("ada@acme.example") != shown_id("eve@acme.example")
 
 
 def test_nobody_was_put_yet(customer: Any) -> None:
@@ -56,6 +67,9 @@ class Session:
     def __init__(self, content: str) -> None:
         self._content = content
 
+    def refresh_if_due(self) -> None:
+        pass
+
     def call(self, *_: object, **__: object) -> tuple[requests.Response, None]:
         return Answer(self._content.encode()), None
 
@@ -75,7 +89,7 @@ ONE = '{"uniqueId": "a", "status": "ACTIVE", "permissionLevel": "BASE", "deleted
 )
 def test_every_likely_form_is_read(content: str) -> None:
     listed = list_accounts(Session(content), OLD_PATH, "r", before_send=nothing)  # type: ignore[arg-type] # see there
-    assert listed == [Listed("a", "ACTIVE", "BASE", is_deleted=False)]
+    assert listed == [Listed(shown_id("a"), "ACTIVE", "BASE", is_deleted=False)]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +114,9 @@ def test_what_is_no_whole_list_is_never_taken_for_an_empty_one(content: str) -> 
         list_accounts(Session(content), OLD_PATH, "r", before_send=nothing)  # type: ignore[arg-type] # as above
 
 
-def test_an_outage_is_an_outage(customer: Any) -> None:
+def test_an_outage_is_a_list_that_cannot_be_had(customer: Any) -> None:
     customer.fault("list", "status", status=503, times=9)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ListUnreadable, match=r"could not be had: .* \(503\)"):
         list_accounts(customer.session(), OLD_PATH, customer.vanta.config.resource_id, before_send=nothing)
     assert customer.fired() == [4]
 

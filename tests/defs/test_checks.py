@@ -1,0 +1,118 @@
+"""The checks: one for each brake, each with a severity, and no answer where there is none."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import dagster as dg
+import pytest
+
+from symvanta_pipeline.accounts.body import Body
+from symvanta_pipeline.accounts.brakes import RULES, Brake, HeldChange
+from symvanta_pipeline.accounts.diff import compare
+from symvanta_pipeline.accounts.proof import SEVERITIES, Finding, Proof, Verdict
+from symvanta_pipeline.accounts.state import no_states
+from symvanta_pipeline.defs.checks import CHECKS, PROMISES, checks_of
+from symvanta_pipeline.ledger.approvals import Approval
+from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot
+from symvanta_pipeline.planning import Plan
+from symvanta_pipeline.rules import Violation
+from symvanta_pipeline.sync import CustomerResult, Push, Reach
+from symvanta_pipeline.vanta.client import Acceptance
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+ID = UUID(int=1)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+HASH = "ab" * 32
+APPROVAL = Approval(7, ID, HASH, ["lost"], "Canary left", "canary", NOW, NOW, None, None)
+BRAKE_NAMES = {rule: name for rule, (name, _) in PROMISES.items()}
+
+
+def result_with(*brakes: Brake, reach: Reach = Reach.PUSH) -> CustomerResult:
+    states = no_states()
+    held = any(brake.holds for brake in brakes)
+    return CustomerResult("acme", reach, plan=Plan(states, compare(states, states), brakes, HASH if held else ""))
+
+
+def pushed(result: CustomerResult, approval: Approval | None = None) -> CustomerResult:
+    body = Body(str(ID), "resource", b"{}", HASH, count=1, active=1, deactivated=0)
+    recorded = AcceptedSnapshot(ID, "run", NOW, HASH, 1, 1, 0, 1, NOW, 1, None, None, "accepted", unchanged=False)
+    return replace(result, push=Push(body, Acceptance(0.1, 1), recorded, 0.0), approval=approval)
+
+
+def brake(rule: str, *, holds: bool = True) -> Brake:
+    changes = (HeldChange(rule, "a", "ACTIVE", ""), HeldChange(rule, "b", "ACTIVE", "")) if holds else ()
+    return Brake(rule, "2 of 2", holds, changes)
+
+
+def evaluated(result: CustomerResult) -> dict[str, dg.AssetCheckEvaluation]:
+    keys = {check.key for check in CHECKS}
+    return {evaluation.check_name: evaluation for evaluation in checks_of(result, keys)}
+
+
+def test_every_brake_has_its_own_promise() -> None:
+    assert tuple(PROMISES) == RULES
+    names = [check.name for check in CHECKS]
+    assert len(set(names)) == len(names) == len(RULES) + 4
+    assert all(check.description.endswith(".") for check in CHECKS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_brake_fails_its_own_check_and_no_other(rule: str) -> None:
+    told = evaluated(result_with(brake(rule)))
+    brakes = {name: told[name] for name in BRAKE_NAMES.values()}
+    assert [name for name, check in brakes.items() if not check.passed] == [BRAKE_NAMES[rule]]
+    failed = brakes[BRAKE_NAMES[rule]]
+    assert failed.severity is ERROR
+    assert {name: value.value for name, value in failed.metadata.items()} == {
+        "detail": "2 of 2",
+        "accounts_held": 2,
+        "change_hash": HASH,
+    }
+
+
+@pytest.mark.parametrize("rule", ["without_mfa", "growth", "first_push"])
+def test_what_only_warns_is_a_warning(rule: str) -> None:
+    failed = evaluated(result_with(brake(rule, holds=False)))[BRAKE_NAMES[rule]]
+    assert (failed.passed, failed.severity) == (False, WARN)
+    assert {name: value.value for name, value in failed.metadata.items()} == {"detail": "2 of 2"}
+
+
+def test_an_approved_brake_passes_and_says_which_approval_without_naming_anybody() -> None:
+    let_through = evaluated(pushed(result_with(brake("lost")), APPROVAL))[BRAKE_NAMES["lost"]]
+    assert let_through.passed
+    assert let_through.metadata["approval"].value == 7
+    assert let_through.metadata["approved_at"].value == NOW.timestamp()
+    assert "canary" not in repr(let_through).lower()
+
+
+def test_without_a_plan_no_brake_is_answered() -> None:
+    assert not set(BRAKE_NAMES.values()) & evaluated(CustomerResult("acme", Reach.PUSH)).keys()
+
+
+def test_an_empty_read_breaks_the_promise_although_it_never_becomes_a_plan() -> None:
+    told = evaluated(CustomerResult("acme", Reach.PUSH, row_violations=(Violation("nobody", "user_id", 0),)))
+    assert {name: told[name].passed for name in BRAKE_NAMES.values() if name in told} == {BRAKE_NAMES["nobody"]: False}
+
+
+@pytest.mark.parametrize("name", SEVERITIES)
+def test_what_vanta_shows_passes_only_where_it_is_exactly_that(name: str) -> None:
+    severity = SEVERITIES[name]
+    verdict: Verdict = "contradicted" if severity == "error" else "proved"
+    proof = Proof(verdict, (Finding(name, severity, 3, ("canary@older.example",)),))
+    told = evaluated(replace(pushed(result_with()), proof=proof))["vanta_shows_what_was_sent"]
+    assert (told.passed, told.severity) == (False, ERROR if severity == "error" else WARN)
+    assert told.metadata[f"finding {name}"].value == 3
+    assert "canary" not in repr(told)  # an id that we never sent may be somebody's address
+    clean = evaluated(replace(pushed(result_with()), proof=Proof("proved", ())))["vanta_shows_what_was_sent"]
+    assert clean.passed
+
+
+def test_what_was_not_read_back_is_not_answered() -> None:
+    assert "vanta_shows_what_was_sent" not in evaluated(pushed(result_with()))
+
+
+def test_every_evaluation_has_the_customer_and_a_severity() -> None:
+    told = evaluated(pushed(result_with(*map(brake, RULES)), APPROVAL))
+    assert {evaluation.partition for evaluation in told.values()} == {"acme"}
+    assert {evaluation.severity for evaluation in told.values()} <= {ERROR, WARN}
