@@ -163,6 +163,16 @@ def after_the_read(crash: Crash) -> None:
         crash.kill(intents)
 
 
+def after_the_look_before_a_first_push(crash: Crash) -> None:
+    crash.parts.ledger.execute("DELETE FROM account_states WHERE organization_id = %s", [crash.victim])
+    with crash.hold("intents") as intents:
+        crash.start()
+        intents.until_somebody_waits("INSERT INTO intents")
+        assert crash.evidence() == READ | {"refreshes": [200], "generation": 2}
+        assert len(crash.parts.journal(crash.victim, "list")) == 1
+        crash.kill(intents)
+
+
 def between_the_tokens_reply_and_its_save(crash: Crash) -> None:
     with crash.hold("tokens") as tokens:
         crash.start()
@@ -219,6 +229,7 @@ POINTS: list[Callable[[Crash], None]] = [
     before_the_lock,
     after_the_lock_before_the_read,
     after_the_read,
+    after_the_look_before_a_first_push,
     between_the_tokens_reply_and_its_save,
     after_the_save_before_the_put,
     after_the_put_was_applied_before_its_reply,
@@ -231,7 +242,8 @@ POINTS: list[Callable[[Crash], None]] = [
 def crash(
     parts: Parts, instance: dg.DagsterInstance, environment: dict[str, str], dagster_url: str, workers: Workers
 ) -> Crash:
-    victim, other = parts.customer("victim", people=3, due=True), parts.customer("other", people=2)
+    victim = parts.customer("victim", people=3, due=True, known=True)
+    other = parts.customer("other", people=2, known=True)
     url = dagster_url.replace("+psycopg2", "")
     return Crash(parts, instance, environment, url, workers, victim, other)
 
