@@ -71,6 +71,25 @@ def _postgres_url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _webhook_url(value: SecretStr) -> SecretStr:
+    """Check that nobody on the way can read it; its path and query are the secret, so that it stays as it is."""
+    url = value.get_secret_value()
+    _web_url(url.partition("?")[0])
+    if any(c == "#" or c.isspace() for c in url):
+        raise ValueError
+    return value
+
+
+def _link_url(value: str) -> str:
+    """Check a base that people are led to; nothing is sent there, so that http is good enough."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError
+    if any(c in "?#@<>|" or c.isspace() for c in value):
+        raise ValueError
+    return value.rstrip("/")
+
+
 def _path(value: str) -> str:
     if not value.startswith("/") or value.endswith("/") or any(c in "?#" or c.isspace() for c in value):
         raise ValueError
@@ -103,6 +122,8 @@ IssuerUrl = Annotated[str, AfterValidator(_issuer)]
 SourceUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES)]
 LedgerUrl = Annotated[SecretStr, _postgres_url(*LIBPQ_SCHEMES, "postgresql+psycopg", "postgresql+psycopg2")]
 DagsterUrl = Annotated[SecretStr, _postgres_url("postgresql", "postgresql+psycopg2")]
+WebhookUrl = Annotated[SecretStr, AfterValidator(_webhook_url)]
+LinkUrl = Annotated[str, AfterValidator(_link_url)]
 UrlPath = Annotated[str, AfterValidator(_path)]
 KeyRingText = Annotated[SecretStr, AfterValidator(_key_ring)]
 
@@ -222,6 +243,23 @@ class ScheduleSettings(_Group):
     """How many customers one run carries."""
 
     symvanta_customers_per_run: int = Field(25, ge=1, description="a whole number of at least 1")
+
+
+class AlertSettings(_Group):
+    """Where alerts go, and where they lead to; the log gets them in any case."""
+
+    symvanta_alert_slack_webhook_url: WebhookUrl | None = Field(
+        None, description="the https URL of one of Slack's incoming webhooks"
+    )
+    symvanta_alert_webhook_url: WebhookUrl | None = Field(
+        None, description="an https URL that takes JSON; http for this machine alone"
+    )
+    symvanta_dagster_url: LinkUrl = Field(
+        "http://127.0.0.1:3000", description="the http or https URL at which people reach Dagster's UI"
+    )
+    symvanta_runbook_url: LinkUrl | None = Field(
+        None, description="the http or https URL at which people read docs/runbook.md"
+    )
 
 
 class SandboxSettings(_Group):

@@ -428,8 +428,8 @@ class CustomerSync:
         if not plan.change_hash or approval:
             return
         latest = approvals.latest(self.ledger.get(), connection.organization_id)
-        void = f". {_useless(latest, plan)}" if latest and latest.used_at is None else ""
-        sentence = plan.held_sentence(connection.customer) + void
+        useless = _useless(latest, plan) if latest and latest.used_at is None else ""
+        sentence = plan.held_sentence(connection.customer) + useless
         raise Stopped(Failure("held", sentence, kind=plan.holding[0].rule, change_hash=plan.change_hash))
 
     def _read_back(
@@ -548,10 +548,12 @@ def _refusal(error: BodyRefused, accounts: Accounts) -> Failure:
 
 
 def _useless(approval: Approval, plan: Plan) -> str:
-    """Say why an approval that nobody used does not let this change through."""
+    """Say why an approval that nobody used does not let this change through; nothing of one that is past and gone."""
+    given = f"{approval.at:%Y-%m-%d %H:%M} UTC"
     if approval.hash == plan.change_hash:
-        return f"The approval of {approval.at:%Y-%m-%d %H:%M} UTC was for four hours and is over"
-    return f"The approval of {approval.at:%Y-%m-%d %H:%M} UTC is void: it was for another change"
+        return f". The approval of {given} was for four hours and is over"
+    is_over = approval.expires_at <= datetime.now(UTC)
+    return "" if is_over else f". The approval of {given} is void: it was for another change"
 
 
 def _not_connected(connection: Connection) -> str:

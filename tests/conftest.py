@@ -33,7 +33,7 @@ GRACE = 10.0  # seconds that a process has to end after the last test
 EMPTY_LEDGER = b"""
 SET LOCAL session_replication_role = replica;
 TRUNCATE connections, tokens, intents, accepted_snapshots, outcomes, rate_budgets, web_sessions, consent_requests,
-         audit_events, proofs, account_states, account_changes, approvals;
+         audit_events, proofs, account_states, account_changes, approvals, announced, alerts;
 """
 PROCESSES_LEFT = pytest.StashKey[list[str]]()
 

@@ -21,6 +21,7 @@ TABLES_OF = {
     "0002": {"web_sessions", "consent_requests", "audit_events"},
     "0003": {"proofs", "account_states", "account_changes", "approvals"},
     "0004": set(),
+    "0005": {"announced", "alerts"},
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -93,6 +94,7 @@ ROWS_OF = {
             FROM connections;
         UPDATE outcomes SET outcome = 'held', kind = 'lost', hash = repeat('a', 64), since = '{NOON}';
     """,
+    "0004": f"UPDATE outcomes SET held_since = '{NOON}';",
 }
 
 
