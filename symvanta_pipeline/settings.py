@@ -111,6 +111,7 @@ def _key_ring(value: SecretStr) -> SecretStr:
 
 
 KEY_BYTES = 32
+LONGEST_DAYS = 36_500  # a century: counted back from now, it is still a date
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
@@ -243,6 +244,18 @@ class ScheduleSettings(_Group):
     """How many customers one run carries."""
 
     symvanta_customers_per_run: int = Field(25, ge=1, description="a whole number of at least 1")
+
+
+class RetentionSettings(_Group):
+    """How long what has happened is kept; what is still true is kept for as long as it is."""
+
+    symvanta_keep_runs_days: int = Field(
+        30, ge=1, le=LONGEST_DAYS, description=f"a whole number of days from 1 to {LONGEST_DAYS}"
+    )
+    # The pipeline's own database refuses to forget anything of the last 90 days.
+    symvanta_keep_ledger_days: int = Field(
+        400, ge=90, le=LONGEST_DAYS, description=f"a whole number of days from 90 to {LONGEST_DAYS}"
+    )
 
 
 class AlertSettings(_Group):

@@ -22,6 +22,7 @@ TABLES_OF = {
     "0003": {"proofs", "account_states", "account_changes", "approvals"},
     "0004": set(),
     "0005": {"announced", "alerts"},
+    "0006": set(),
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -95,6 +96,11 @@ ROWS_OF = {
         UPDATE outcomes SET outcome = 'held', kind = 'lost', hash = repeat('a', 64), since = '{NOON}';
     """,
     "0004": f"UPDATE outcomes SET held_since = '{NOON}';",
+    "0005": f"""
+        INSERT INTO announced
+            SELECT organization_id, 'held', 'lost', '{NOON}', '{{held lost}}', false, '{NOON}' FROM connections;
+        INSERT INTO alerts (message_id, target, message) VALUES (gen_random_uuid(), 'log', '{{}}');
+    """,
 }
 
 
