@@ -179,7 +179,13 @@ class DagsterSettings(_Group):
     )
 
 
-class VantaSettings(_Group):
+class VantaAppSettings(_Group):
+    """Where people see what Vanta makes of it, and give their consent."""
+
+    vanta_app_url: WebUrl = Field("https://app.vanta.com", description="an https URL without a query")
+
+
+class VantaSettings(VantaAppSettings):
     """Sym's application at Vanta, the hosts and the rate budgets."""
 
     vanta_client_id: str = Field(min_length=1, description="the client id of Sym's OAuth application at Vanta")
@@ -188,7 +194,6 @@ class VantaSettings(_Group):
     )
     vanta_resource_id: str = Field(min_length=1, description="the id that Vanta gave Sym's UserAccount resource")
     vanta_api_url: WebUrl = Field("https://api.vanta.com", description="an https URL without a query")
-    vanta_app_url: WebUrl = Field("https://app.vanta.com", description="an https URL without a query")
     vanta_user_account_path: UrlPath = Field(
         "/v1/resources/user_account/sync_all",
         description="a path that starts with / and ends without",

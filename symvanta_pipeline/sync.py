@@ -30,7 +30,7 @@ from symvanta_pipeline.accounts.mapping import to_accounts
 from symvanta_pipeline.accounts.proof import Listed, Proof, prove
 from symvanta_pipeline.accounts.schema import Accounts
 from symvanta_pipeline.accounts.state import counts_of, to_json
-from symvanta_pipeline.accounts.summary import shared_emails
+from symvanta_pipeline.accounts.summary import deactivated_at, shared_emails
 from symvanta_pipeline.ledger import approvals, connections, history, snapshots
 from symvanta_pipeline.ledger.approvals import Approval
 from symvanta_pipeline.ledger.connections import Connection
@@ -397,6 +397,7 @@ class CustomerSync:
             counts=counts_of(plan.states),
             latency_seconds=acceptance.seconds,
             approval_id=result.approval.id if result.approval else None,
+            departed_at=deactivated_at(accounts, plan.difference.deactivated),
         )
         result.push = Push(body, acceptance, recorded, session.waited)
         result.seconds["push"] = acceptance.seconds

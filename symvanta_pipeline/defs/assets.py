@@ -10,49 +10,99 @@ not forget who was done.
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
 from symvanta_pipeline.defs.checks import CHECKS, checks_of
-from symvanta_pipeline.defs.events import materializations_of
+from symvanta_pipeline.defs.code import code_references, code_version
+from symvanta_pipeline.defs.columns import (
+    IDENTITIES_TABLE,
+    ORGANIZATIONS_TABLE,
+    PERSONAL,
+    USERS_TABLE,
+    asset_key,
+    column_metadata,
+)
+from symvanta_pipeline.defs.events import Links, materializations_of
+from symvanta_pipeline.defs.external import OWNERS
 from symvanta_pipeline.defs.partitions import customers
 from symvanta_pipeline.defs.resources import Ledger, SymDatabase, Vanta, customer_sync
 from symvanta_pipeline.ledger.database import LedgerError
+from symvanta_pipeline.ledger.status import LATE_AFTER
 from symvanta_pipeline.settings import ScheduleSettings, SettingsError, load
+from symvanta_pipeline.sync import ACCOUNTS as ACCOUNTS_ASSET
+from symvanta_pipeline.sync import SENT as SENT_ASSET
+from symvanta_pipeline.sync import USERS as USERS_ASSET
 from symvanta_pipeline.sync import CustomerResult, Failure, Reach
 
-USERS = dg.AssetKey(["sym", "users"])
-ACCOUNTS = dg.AssetKey(["vanta", "user_accounts"])
-SYNC = dg.AssetKey(["vanta", "user_account_sync"])
+USERS = asset_key(USERS_ASSET)
+ACCOUNTS = asset_key(ACCOUNTS_ASSET)
+SYNC = asset_key(SENT_ASSET)
+
+# An hourly push may be late by a quarter of an hour before Dagster says a word; after LATE_AFTER it fails.
+FRESH: Final = dg.FreshnessPolicy.time_window(fail_window=LATE_AFTER, warn_window=timedelta(minutes=75))
+
+
+def _spec(
+    key: dg.AssetKey,
+    description: str,
+    *,
+    deps: Sequence[str],
+    group: str,
+    kinds: set[str],
+    code: Sequence[tuple[str, str]],
+    freshness: dg.FreshnessPolicy | None = None,
+) -> dg.AssetSpec:
+    asset = key.to_user_string()
+    return dg.AssetSpec(
+        key,
+        deps=[asset_key(dep) for dep in deps],
+        description=description,
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        tags={"system": group, PERSONAL: "yes"},
+        code_version=code_version(asset),
+        freshness_policy=freshness,
+        metadata={"dagster/code_references": code_references(*code), **column_metadata(asset)},
+    )
+
 
 SPECS = [
-    dg.AssetSpec(
+    _spec(
         USERS,
-        description=(
-            "Everyone in Sym's database who belongs to the customer: admins, members and guests, also those who "
-            "left. One row per user and identity. Read afresh in every run, in one read-only transaction."
-        ),
-        group_name="sym",
+        "Everyone in Sym's database who belongs to the customer: admins, members and guests, also those who "
+        "left. One row per user and identity. Read afresh in every run, in one read-only transaction.\n\n"
+        "A partition is a customer. Materializing this alone reads and checks, and sends nothing.",
+        deps=[ORGANIZATIONS_TABLE, USERS_TABLE, IDENTITIES_TABLE],
+        group="sym",
         kinds={"postgres", "pandas"},
+        code=[("sym/users.sql", "SELECT"), ("sym/contract.py", "def violations"), ("sync.py", "class CustomerSync")],
     ),
-    dg.AssetSpec(
+    _spec(
         ACCOUNTS,
-        deps=[USERS],
-        description="The same people as Vanta's UserAccount records. Nothing is sent by materializing this.",
-        group_name="vanta",
+        "The same people as Vanta's UserAccount records, one a user, and what the next push would change at Vanta. "
+        "Nothing is sent by materializing this: together with `sym/users` it is `symvanta plan` in the UI.\n\n"
+        "Its checks are the brakes: a change that looks like a broken read is held until a person approves it.",
+        deps=[USERS_ASSET],
+        group="vanta",
         kinds={"pandas"},
+        code=[("accounts/mapping.py", "def to_accounts"), ("accounts/brakes.py", "def judge")],
     ),
-    dg.AssetSpec(
+    _spec(
         SYNC,
-        deps=[ACCOUNTS],
-        description=(
-            "What Vanta accepted: one PUT replaces everything that it knew of the customer. Materializing this "
-            "reads and maps afresh, then sends."
-        ),
-        group_name="vanta",
+        "What Vanta accepted: one PUT replaces everything that it knew of the customer. Materializing this "
+        "reads and maps afresh, then sends; Vanta keeps the last accepted state of a customer that is held.\n\n"
+        "Who needs a person, and why: [ops/fleet_status](/assets/ops/fleet_status). Freshness looks at all customers "
+        "together, so that one healthy customer hides another one's silence: each customer's own is checked there.",
+        deps=[ACCOUNTS_ASSET],
+        group="vanta",
         kinds={"vanta"},
+        code=[("vanta/client.py", "def put_accounts"), ("sync.py", "class CustomerSync")],
+        freshness=FRESH,
     ),
 ]
 
@@ -81,8 +131,9 @@ def user_account_sync(
     failed: list[CustomerResult] = []
     try:
         with customer_sync(sym, ledger, vanta, reach=_reach(context), run_id=context.run.run_id, tick=tick) as sync:
+            links = Links.from_settings()
             for result in sync.results(partitions):
-                yield from materializations_of(result, context.selected_asset_keys)
+                yield from materializations_of(result, context.selected_asset_keys, links)
                 yield from checks_of(result, context.selected_asset_check_keys)
                 if not _is_stopped(failed):
                     _log(context.log, result, tick)

@@ -1,29 +1,78 @@
-"""What Dagster is told of each customer: materializations with their figures.
+"""What Dagster is told of each customer: materializations with their figures, links and a preview that names nobody.
 
 Belongs here: one customer's result in Dagster's words, every event with the customer's partition. Does not belong
 here: the checks (``checks``), any name or e-mail address, or deciding anything.
+
+Every figure is a number under the same key in each materialization, nought included, so that Dagster plots it over
+time without holes.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+from urllib.parse import quote
 
 import dagster as dg
+import pandas as pd
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from symvanta_pipeline.accounts.mapping import PERMISSION_LEVEL_BY_TYPE
+from symvanta_pipeline.accounts.mapping import AUTH0, PERMISSION_LEVEL_BY_TYPE, SLACK
 from symvanta_pipeline.accounts.proof import SEVERITIES, Proof
-from symvanta_pipeline.accounts.state import COLUMNS
+from symvanta_pipeline.accounts.schema import Accounts
+from symvanta_pipeline.accounts.state import COLUMNS, states_of
+from symvanta_pipeline.accounts.summary import COUNTED as COUNTED_VALUES
 from symvanta_pipeline.accounts.summary import counts
 from symvanta_pipeline.defs.checks import approval_metadata
+from symvanta_pipeline.defs.code import code_version
+from symvanta_pipeline.defs.columns import markdown_table
+from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot
 from symvanta_pipeline.planning import COUNTED, Plan
+from symvanta_pipeline.rules import shown_id
+from symvanta_pipeline.settings import SyncSettings, VantaAppSettings, load
 from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push
 
 Metadata = Mapping[str, dg.MetadataValue]
 
+PREVIEWED: Final = 10  # accounts; so few that the UI shows them without a click
+SERVICES: Final = (AUTH0, SLACK)
 
-def materializations_of(result: CustomerResult, selected: Set[dg.AssetKey]) -> Iterator[dg.AssetMaterialization]:
+
+@dataclass(frozen=True)
+class Links:
+    """Where a person sees a customer outside Dagster.
+
+    Attributes:
+        sym: Sym's admin app, such as ``https://app.symops.com``.
+        vanta: Vanta's app, which shows each customer its own.
+    """
+
+    sym: str
+    vanta: str
+
+    @classmethod
+    def from_settings(cls) -> "Links":
+        """Take them from the environment.
+
+        Raises:
+            SettingsError: one is malformed.
+        """
+        return cls(load(SyncSettings).sym_app_url, load(VantaAppSettings).vanta_app_url)
+
+    def of(self, slug: str) -> Metadata:
+        """Return the links of one organization, by its slug today."""
+        return {
+            "sym": dg.MetadataValue.url(f"{self.sym.rstrip('/')}/orgs/{quote(slug, safe='')}"),
+            "vanta": dg.MetadataValue.url(self.vanta),
+        }
+
+
+def materializations_of(
+    result: CustomerResult, selected: Set[dg.AssetKey], links: Links
+) -> Iterator[dg.AssetMaterialization]:
     """Yield the materializations that the customer got to, of those that were selected."""
-    for asset, metadata in _metadata(result).items():
+    for asset, metadata in _metadata(result, links).items():
         key = dg.AssetKey(asset.split("/"))
         if key in selected:
             tags = {DATA_VERSION_TAG: sha256} if asset == SENT and (sha256 := _sha256(result)) else None
@@ -37,71 +86,139 @@ def _sha256(result: CustomerResult) -> str | None:
     return result.already.body_sha256 if result.already else None
 
 
-def _metadata(result: CustomerResult) -> dict[str, Metadata]:
+def _metadata(result: CustomerResult, links: Links) -> dict[str, Metadata]:
     """Return the metadata of every asset that the customer got to, by asset."""
     if result.already:
-        told = {
-            "note": dg.MetadataValue.text("pushed since this run's hour began; not pushed again"),
-            "pushed_by_run": dg.MetadataValue.dagster_run(result.already.run_id),
-            "dagster/row_count": dg.MetadataValue.int(result.already.users),
-        }
-        return dict.fromkeys((USERS, ACCOUNTS, SENT), told)
+        return dict.fromkeys((USERS, ACCOUNTS, SENT), _already_metadata(result.already))
     reached: dict[str, Metadata] = {}
     if result.users:
         reached[USERS] = _users_metadata(result)
     if result.accounts:
-        reached[ACCOUNTS] = _accounts_metadata(result)
-    if result.push:
-        reached[SENT] = _sent_metadata(result.push, result)
-    return reached
+        shown = _shown(result.accounts)
+        reached[ACCOUNTS] = {**shown, **_accounts_metadata(result)}
+        if result.push:
+            reached[SENT] = {**shown, **_sent_metadata(result.push, result)}
+    outside = links.of(result.users.slug) if result.users else {}
+    return {
+        asset: {**told, **outside, "code_version": dg.MetadataValue.text(code_version(asset)), **_file(result, asset)}
+        for asset, told in reached.items()
+    }
+
+
+def _already_metadata(accepted: AcceptedSnapshot) -> Metadata:
+    """Tell of a customer that was left alone: what was sent before stands."""
+    sent = accepted.counts or {}
+    known = {name: values for name, values in COUNTED_VALUES.items() if name in sent}
+    return {
+        "note": dg.MetadataValue.text("pushed since this run's hour began; not pushed again"),
+        "pushed_by_run": dg.MetadataValue.dagster_run(accepted.run_id),
+        "dagster/row_count": dg.MetadataValue.int(accepted.users),
+        **_figures({name: {value: sent[name].get(value, 0) for value in values} for name, values in known.items()}),
+    }
 
 
 def _users_metadata(result: CustomerResult) -> Metadata:
     if result.users is None:
         return {}
-    types = result.users.frame.drop_duplicates("user_id")["type"].value_counts()
+    frame = result.users.frame
+    people = frame.drop_duplicates("user_id").sort_values("user_id")
+    types, services = people["type"].value_counts(), frame["service"].value_counts()
+    left = int(people["deactivated_at"].notna().sum())
+    # By the known words alone: what else may stand in a column is nobody's business here.
+    figures = {
+        "type": {name: int(types.get(name, 0)) for name in PERMISSION_LEVEL_BY_TYPE},
+        "status": {"ACTIVE": len(people) - left, "DEACTIVATED": left},
+        "identity": {name: int(services.get(name, 0)) for name in SERVICES},
+    }
     return {
         "dagster/row_count": dg.MetadataValue.int(result.users.users),
-        # By the known types alone: what else may stand in that column is nobody's business here.
-        **{f"type {name}": dg.MetadataValue.int(int(types.get(name, 0))) for name in PERMISSION_LEVEL_BY_TYPE},
+        **_figures(figures),
         "read_at": dg.MetadataValue.timestamp(result.users.read_at),
-        "read_seconds": dg.MetadataValue.float(round(result.seconds["read"], 3)),
-        **_file(result, USERS),
+        **_seconds(result, "read"),
+        "preview": _users_preview(people, frame),
+    }
+
+
+def _users_preview(people: pd.DataFrame, frame: pd.DataFrame) -> dg.MetadataValue:
+    """Show the first users by id, with nothing that tells who they are."""
+    first = people.head(PREVIEWED)
+    rows = [
+        [shown_id(str(user)), _known(type_, PERMISSION_LEVEL_BY_TYPE), "DEACTIVATED" if left else "ACTIVE"]
+        for user, type_, left in zip(first["user_id"], first["type"], first["deactivated_at"].notna(), strict=True)
+    ]
+    services = {
+        user: ", ".join(sorted({_known(service, SERVICES) for service in of}))
+        for user, of in frame.loc[frame["user_id"].isin(first["user_id"])].groupby("user_id")["service"]
+    }
+    return _preview(
+        ["user id", "type", "status", "identities at"],
+        [[*row, services.get(user, "")] for row, user in zip(rows, first["user_id"], strict=True)],
+    )
+
+
+def _known(word: object, words: Sequence[str] | Mapping[str, object]) -> str:
+    return str(word) if word in words else "other"
+
+
+def _shown(accounts: Accounts) -> Metadata:
+    """Return what both assets of accounts tell of them: figures, and the first by unique id as the ledger has them."""
+    states = states_of(accounts).head(PREVIEWED)
+    rows = [[shown_id(str(unique_id)), *map(str, values)] for unique_id, *values in states.itertuples()]
+    return {
+        "dagster/row_count": dg.MetadataValue.int(len(accounts.frame)),
+        **_figures(counts(accounts)),
+        "preview": _preview(["unique id", *COLUMNS], rows),
     }
 
 
 def _accounts_metadata(result: CustomerResult) -> Metadata:
-    if result.accounts is None:
-        return {}
-    figures = {
-        f"{column} {value}": dg.MetadataValue.int(n)
-        for column, values in counts(result.accounts).items()
-        for value, n in values.items()
-    }
-    return {
-        "dagster/row_count": dg.MetadataValue.int(len(result.accounts.frame)),
-        **figures,
-        **_plan_metadata(result),
-        "map_seconds": dg.MetadataValue.float(round(result.seconds["map"], 3)),
-        **_file(result, ACCOUNTS),
-    }
+    return {**_plan_metadata(result), **_seconds(result, "read", "map")}
 
 
 def _sent_metadata(push: Push, result: CustomerResult) -> Metadata:
+    recorded = push.recorded
     return {
-        "dagster/row_count": dg.MetadataValue.int(push.body.count),
-        "active": dg.MetadataValue.int(push.body.active),
-        "deactivated": dg.MetadataValue.int(push.body.deactivated),
+        **(_changes(result.plan) if result.plan else {}),
+        **departures(recorded.departure_seconds or []),
         "body_sha256": dg.MetadataValue.text(push.body.sha256),
         "body_bytes": dg.MetadataValue.int(len(push.body.payload)),
-        "accepted_at": dg.MetadataValue.timestamp(push.recorded.accepted_at),
-        "push_seconds": dg.MetadataValue.float(round(result.seconds["push"], 3)),
-        "slot_wait_seconds": dg.MetadataValue.float(round(push.slot_wait, 3)),
-        **(_changes(result.plan) if result.plan else {}),
+        "accepted_at": dg.MetadataValue.timestamp(recorded.accepted_at),
+        "data_age_seconds": _rounded((recorded.accepted_at - recorded.read_at).total_seconds()),
+        **_seconds(result, "read", "map", "push", "read_back"),
+        "slot_wait_seconds": _rounded(push.slot_wait),
+        **({"run_before": dg.MetadataValue.dagster_run(run)} if (run := recorded.previous_run_id) else {}),
         **approval_metadata(result.approval),
         **_proof_metadata(result.proof),
-        **_file(result, SENT),
     }
+
+
+def departures(seconds: Sequence[float]) -> Metadata:
+    """Tell how many left, and the minutes from their deactivation in Sym to Vanta; 0 where nobody did."""
+    return {
+        "departures": dg.MetadataValue.int(len(seconds)),
+        "departure_minutes_longest": _rounded(max(seconds, default=0) / 60),
+        "departure_minutes_median": _rounded(median(seconds) / 60 if seconds else 0),
+    }
+
+
+def _figures(figures: Mapping[str, Mapping[str, int]]) -> Metadata:
+    return {
+        f"{name} {value}": dg.MetadataValue.int(count)
+        for name, by_value in figures.items()
+        for value, count in by_value.items()
+    }
+
+
+def _seconds(result: CustomerResult, *steps: str) -> Metadata:
+    return {f"{step}_seconds": _rounded(result.seconds.get(step, 0)) for step in steps}
+
+
+def _rounded(number: float) -> dg.MetadataValue:
+    return dg.MetadataValue.float(round(float(number), 3))
+
+
+def _preview(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.MetadataValue:
+    return dg.MetadataValue.md(markdown_table(headings, rows))
 
 
 def _plan_metadata(result: CustomerResult) -> Metadata:

@@ -7,8 +7,8 @@ Does not belong here: users themselves (no name or e-mail ever enters these tabl
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
@@ -83,6 +83,8 @@ class AcceptedSnapshot(Snapshot):
         latency_seconds: from the first byte of the PUT to Vanta's verdict.
         verdict: what Vanta said, in a word.
         unchanged: whether the body was the same as the one accepted before it.
+        departure_seconds: from the deactivation in Sym to ``accepted_at``, of each account that it deactivated.
+        previous_run_id: Dagster's run of the one accepted before it; told by `record_accepted` alone.
     """
 
     id: int
@@ -92,10 +94,13 @@ class AcceptedSnapshot(Snapshot):
     latency_seconds: float | None
     verdict: str | None
     unchanged: bool | None
+    departure_seconds: list[float] | None = None
+    previous_run_id: str | None = field(default=None, compare=False)
 
 
 _SNAPSHOT = "organization_id, run_id, read_at, body_sha256, users, active, deactivated"
-_ACCEPTED = f"{_SNAPSHOT}, id, accepted_at, token_generation, counts, latency_seconds, verdict, unchanged"
+_ACCEPTED = f"""{_SNAPSHOT}, id, accepted_at, token_generation, counts, latency_seconds, verdict, unchanged,
+               departure_seconds"""
 
 # What can stand in a row of states: an id in visible ASCII without "@", so never an address; and words.
 _STATE: Final = (
@@ -174,6 +179,7 @@ def record_accepted(
     latency_seconds: float | None = None,
     verdict: str = "accepted",
     approval_id: int | None = None,
+    departed_at: Sequence[datetime] | None = None,
 ) -> AcceptedSnapshot:
     """Record that Vanta accepted what an intent announced, and resolve it; all in one transaction.
 
@@ -188,6 +194,8 @@ def record_accepted(
         latency_seconds: from the first byte of the PUT to Vanta's verdict.
         verdict: what Vanta said, in one word: a-z and underscores.
         approval_id: of the approval that let this push through, if one had to; it is used now.
+        departed_at: when each account that this push deactivates was deactivated in Sym, with a time zone; a time to
+            come counts as now. None where that is not known.
 
     Raises:
         IntentAlreadyResolved: see ``resolve_intent``.
@@ -200,6 +208,7 @@ def record_accepted(
         "counts": None if counts is None else Jsonb({name: dict(by_value) for name, by_value in counts.items()}),
         "latency_seconds": latency_seconds,
         "verdict": verdict,
+        "departed_at": None if departed_at is None else list(departed_at),
     }
     with connection.transaction(), connection.cursor(row_factory=class_row(AcceptedSnapshot)) as cursor:
         has_states = _lock_open_intent(connection, intent_id)
@@ -259,19 +268,28 @@ def _not_open(intent_id: int) -> IntentAlreadyResolved:
     return IntentAlreadyResolved(f"intent {intent_id} is not open any more")
 
 
+# What it returns of the push before is of before the insertion: a statement does not see its own rows.
 _INSERT_ACCEPTED = f"""
-INSERT INTO accepted_snapshots ({_SNAPSHOT}, token_generation, counts, latency_seconds, verdict, unchanged)
-SELECT {_SNAPSHOT}, %(token_generation)s, %(counts)s, %(latency_seconds)s, %(verdict)s,
+INSERT INTO accepted_snapshots
+    ({_SNAPSHOT}, accepted_at, token_generation, counts, latency_seconds, verdict, unchanged, departure_seconds)
+SELECT {_SNAPSHOT}, now, %(token_generation)s, %(counts)s, %(latency_seconds)s, %(verdict)s,
        body_sha256 IS NOT DISTINCT FROM (
            SELECT body_sha256 FROM accepted_snapshots AS held WHERE held.organization_id = sent.organization_id
            ORDER BY read_at DESC, id DESC LIMIT 1
-       )
-FROM intents AS sent
+       ),
+       CASE WHEN %(departed_at)s::timestamptz[] IS NOT NULL THEN ARRAY(
+           SELECT greatest(0, extract(epoch FROM now - departed_at)::float8)
+           FROM unnest(%(departed_at)s::timestamptz[]) AS departed_at ORDER BY departed_at
+       ) END
+FROM intents AS sent CROSS JOIN clock_timestamp() AS now
 WHERE id = %(intent_id)s AND NOT EXISTS (
     SELECT FROM accepted_snapshots AS held
     WHERE held.organization_id = sent.organization_id AND held.read_at > sent.read_at
 )
-RETURNING {_ACCEPTED}
+RETURNING {_ACCEPTED}, (
+    SELECT run_id FROM accepted_snapshots AS held
+    WHERE held.organization_id = accepted_snapshots.organization_id ORDER BY read_at DESC, id DESC LIMIT 1
+) AS previous_run_id
 """  # noqa: S608 - constants of this module
 
 # A full join, since it is done by hashing whatever the planner believes about tables that just grew.
@@ -334,6 +352,18 @@ def last_accepted_all(connection: psycopg.Connection) -> dict[UUID, AcceptedSnap
             """  # noqa: S608 - a constant of this module
         ).fetchall()
     return {row.organization_id: row for row in rows}
+
+
+def departure_seconds(connection: psycopg.Connection, *, since: datetime) -> list[float]:
+    """List how long each departure that Vanta accepted since a moment took from Sym to Vanta, shortest first."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            """
+            SELECT seconds FROM accepted_snapshots CROSS JOIN unnest(departure_seconds) AS seconds
+            WHERE accepted_at >= %s AND cardinality(departure_seconds) > 0 ORDER BY seconds
+            """,
+            [since],
+        ).fetchall()
 
 
 def unresolved_intents(connection: psycopg.Connection, organization_id: UUID) -> list[Intent]:

@@ -1,36 +1,51 @@
 """Figures and warnings without names."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
 import pandas as pd
 
 from symvanta_pipeline.accounts.schema import DTYPES, Accounts
-from symvanta_pipeline.accounts.summary import counts, shared_emails
+from symvanta_pipeline.accounts.summary import counts, deactivated_at, shared_emails
 
 
-def accounts(*rows: dict[str, object]) -> Accounts:
+def accounts(*rows: Mapping[str, object]) -> Accounts:
     plain = {
         "roleDescription": "Sym member",
         "status": "ACTIVE",
         "permissionLevel": "BASE",
         "authMethod": "SSO",
+        "mfaMethods": (),
         "mfaEnabled": False,
     }
-    frame = pd.DataFrame([plain | row for row in rows]).reindex(columns=list(DTYPES)).astype(DTYPES)
+    numbered = [{**plain, "uniqueId": str(n), **row} for n, row in enumerate(rows)]
+    frame = pd.DataFrame(numbered).reindex(columns=list(DTYPES)).astype(DTYPES)
     return Accounts("organization-1", frame)
 
 
-def test_accounts_are_counted() -> None:
-    admin: dict[str, object] = {"roleDescription": "Sym admin", "permissionLevel": "ADMIN", "authMethod": "PASSWORD"}
+def test_accounts_are_counted_and_what_nobody_has_is_nought() -> None:
+    admin = {"roleDescription": "Sym admin", "permissionLevel": "ADMIN", "authMethod": "PASSWORD"}
     figures = counts(
-        accounts(admin | {"mfaEnabled": True}, admin, {}, {"status": "DEACTIVATED"}, {"roleDescription": "Sym guest"})
+        accounts({**admin, "mfaEnabled": True, "mfaMethods": ("OTP",)}, admin, {}, {"status": "DEACTIVATED"})
     )
     assert figures == {
-        "roleDescription": {"Sym admin": 2, "Sym guest": 1, "Sym member": 2},
-        "status": {"ACTIVE": 4, "DEACTIVATED": 1},
-        "permissionLevel": {"ADMIN": 2, "BASE": 3},
-        "authMethod": {"PASSWORD": 2, "SSO": 3},
-        "mfaEnabled": {"false": 4, "true": 1},
+        "type": {"admin": 2, "member": 2, "guest": 0},
+        "status": {"ACTIVE": 3, "DEACTIVATED": 1},
+        "level": {"ADMIN": 2, "BASE": 2},
+        "login": {"PASSWORD": 2, "SSO": 2},
+        "mfa": {"on": 1, "off": 0, "unknown": 1, "sso": 2},
     }
     assert {type(number) for figure in figures.values() for number in figure.values()} == {int}
+
+
+def test_when_accounts_were_deactivated() -> None:
+    left = {"status": "DEACTIVATED", "deactivatedTimestamp": "2026-05-01T12:00:00Z"}
+    some = accounts(left, {}, left | {"deactivatedTimestamp": "0999-01-01T00:00:00Z"}, left)
+    assert deactivated_at(some, ["0", "1", "2", "elsewhere"]) == [
+        datetime(2026, 5, 1, 12, tzinfo=UTC),
+        datetime(999, 1, 1, tzinfo=UTC),
+    ]
+    assert deactivated_at(some, []) == []
 
 
 def test_people_with_one_email_are_grouped_by_unique_id() -> None:

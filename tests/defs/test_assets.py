@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import dagster as dg
@@ -15,6 +16,7 @@ import pytest
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, ROOT_RUN_ID_TAG
 from psycopg import sql
 
+from symvanta_pipeline.definitions import defs
 from symvanta_pipeline.defs import assets
 from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
 from symvanta_pipeline.defs.checks import PROMISES
@@ -24,6 +26,7 @@ from tests.support.parts import CANARY, CLIENT_SECRET, Parts, ago
 from tests.support.runs import ASSETS, CHECKS, Finished, latest_check, launch, of_tick, one, register, status, stretch
 
 ALL = [key.to_user_string() for key in ASSETS]
+TABLES = ("organizations", "users", "identities")
 ROWS = {"rows_keep_the_contract": True}
 RECORDS = {"records_are_valid": True}
 BRAKES = dict.fromkeys((name for name, _ in PROMISES.values()), True)
@@ -53,14 +56,17 @@ print(json.dumps([job.name for job in defs.resolve_all_job_defs()]))
 
 
 def test_definitions_load_without_settings_and_without_network(tmp_path: Path) -> None:
-    """The one setting that is read at loading is malformed here: the schedule's tick tells, loading must not fail."""
-    environment = {"SYMVANTA_CUSTOMERS_PER_RUN": "many", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """The settings that are read at loading are malformed here: a tick or a run tells, loading must not fail."""
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {"SYMVANTA_CUSTOMERS_PER_RUN": "many", "VANTA_APP_URL": "no url", "PYTHONPATH": path}
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert loaded.returncode == 0, loaded.stderr
     keys, jobs = map(json.loads, loaded.stdout.splitlines())
-    assert keys == sorted(ALL)
+    assert keys == sorted(
+        [*ALL, "ops/fleet_status", "vanta/access_page", *(f"sym_database/{table}" for table in TABLES)]
+    )
     assert "user_account_sync_job" in jobs
     assert list(tmp_path.iterdir()) == []
 
@@ -302,31 +308,122 @@ def test_equal_bodies_have_equal_data_versions(parts: Parts, instance: dg.Dagste
     assert versions[0] == versions[1] != versions[2]
 
 
+def told(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, dg.MetadataValue[Any]]:
+    """Return the metadata of an asset's latest materialization."""
+    event = instance.get_latest_materialization_event(key)
+    assert event is not None
+    assert event.asset_materialization is not None
+    return dict(event.asset_materialization.metadata)
+
+
+def figures(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, float]:
+    """Return what Dagster plots of it, times aside."""
+    plotted = (dg.IntMetadataValue, dg.FloatMetadataValue)
+    return {name: v.value for name, v in told(instance, key).items() if isinstance(v, plotted) and v.value is not None}
+
+
+OF_ACCOUNTS = {
+    "dagster/row_count": 4,
+    "type admin": 1,
+    "type member": 2,
+    "type guest": 1,
+    "status ACTIVE": 3,
+    "status DEACTIVATED": 1,
+    "level ADMIN": 1,
+    "level BASE": 3,
+    "login PASSWORD": 1,
+    "login SSO": 3,
+    "mfa on": 1,
+    "mfa off": 0,
+    "mfa unknown": 0,
+    "mfa sso": 3,
+}
+
+
 def test_figures_of_each_asset(parts: Parts, instance: dg.DagsterInstance) -> None:
     acme = parts.customer("acme", people=2)
     parts.person(acme, type="admin", identities=[parts.sym.password(mfa_factors=["otp"]), parts.sym.slack()])
     parts.person(acme, type="guest", deactivated_at=datetime(2026, 2, 3, tzinfo=UTC))
     register(instance, "acme")
-    launch(instance, one("acme"))
+    first = launch(instance, one("acme"))
 
-    def figures(key: dg.AssetKey) -> dict[str, object]:
-        event = instance.get_latest_materialization_event(key)
-        assert event is not None
-        assert event.asset_materialization is not None
-        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
-
-    users, accounts, sent = map(figures, ASSETS)
-    assert {name: users[name] for name in users if name.startswith(("type", "dagster"))} == {
+    users, accounts, sent = (figures(instance, key) for key in ASSETS)
+    assert {name: users[name] for name in users if not name.endswith("_seconds")} == {
         "dagster/row_count": 4,
         "type admin": 1,
         "type member": 2,
         "type guest": 1,
+        "status ACTIVE": 3,
+        "status DEACTIVATED": 1,
+        "identity auth0": 1,
+        "identity slack": 4,
     }
-    assert users["file"] == str(parts.folder / f"data/sym/users/{acme}.parquet")
-    assert (accounts["dagster/row_count"], accounts["permissionLevel ADMIN"], accounts["mfaEnabled true"]) == (4, 1, 1)
-    assert (sent["dagster/row_count"], sent["active"], sent["deactivated"]) == (4, 3, 1)
+    assert OF_ACCOUNTS.items() <= accounts.items()
+    assert OF_ACCOUNTS.items() <= sent.items()
+    assert (accounts["change added"], sent["change added"], sent["change of status"]) == (4, 4, 0)
     [put] = parts.puts(acme)
-    assert (sent["body_sha256"], sent["body_bytes"]) == (put["sha256"], len(parts.vanta.body(put["seq"])))
+    assert sent["body_bytes"] == len(parts.vanta.body(put["seq"]))
+    assert {name for name in sent if name.endswith("_seconds")} == {
+        "read_seconds",
+        "map_seconds",
+        "push_seconds",
+        "read_back_seconds",
+        "data_age_seconds",
+        "slot_wait_seconds",
+    }
+    assert 0 < sent["read_seconds"] <= sent["data_age_seconds"]
+    assert (sent["departures"], sent["departure_minutes_longest"], sent["departure_minutes_median"]) == (0, 0, 0)
+
+    metadata = told(instance, SYNC)
+    assert metadata["body_sha256"].value == put["sha256"]
+    assert metadata["sym"].value == "https://app.symops.com/orgs/acme"
+    assert metadata["vanta"].value == parts.vanta.url
+    assert metadata["code_version"].value == defs.resolve_asset_graph().get(SYNC).code_version
+    assert told(instance, USERS)["file"].value == str(parts.folder / f"data/sym/users/{acme}.parquet")
+    assert "run_before" not in metadata
+
+    # The next hour: the same keys, so that no plot has a hole.
+    parts.person(acme)
+    launch(instance, one("acme"))
+    for key, before in zip(ASSETS, (users, accounts, sent), strict=True):
+        assert figures(instance, key).keys() == before.keys()
+    assert told(instance, SYNC)["run_before"].value == first.run_id
+
+
+def test_a_preview_names_nobody_and_is_short(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme", people=12)
+    register(instance, "acme")
+    launch(instance, one("acme"))
+    first = sorted(parts.at_sym(acme))[:10]
+    for key, rest in ((USERS, "member | ACTIVE | slack"), (ACCOUNTS, "ACTIVE | BASE | SSO | sso")):
+        preview = told(instance, key)["preview"]
+        assert isinstance(preview, dg.MarkdownMetadataValue)
+        assert preview.value.splitlines()[2:] == [f"| {user} | {rest} |" for user in first]
+        assert len(preview.value) < 1000, "the UI shows so much without a click"
+    assert told(instance, SYNC)["preview"] == told(instance, ACCOUNTS)["preview"]
+
+
+def test_how_long_departures_took(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme = parts.customer("acme", people=5)
+    # Who had left before the first push is no departure that anybody could have told of in time.
+    parts.person(acme, deactivated_at=ago(days=300))
+    register(instance, "acme")
+    launch(instance, one("acme"))
+    assert figures(instance, SYNC)["departures"] == 0
+    active = sorted(user for user, state in parts.at_sym(acme).items() if state == "ACTIVE")
+    for user, minutes in zip(active, (60, 20), strict=False):
+        parts.sym.execute("UPDATE users SET deactivated_at = %s WHERE id = %s", ago(minutes=minutes), user)
+    launch(instance, one("acme"))
+    sent = figures(instance, SYNC)
+    assert (sent["change deactivated"], sent["departures"]) == (2, 2)
+    assert 60 <= sent["departure_minutes_longest"] < 65
+    assert 40 <= sent["departure_minutes_median"] < 45
+    [(seconds,)] = parts.ledger.execute(
+        "SELECT departure_seconds FROM accepted_snapshots ORDER BY id DESC LIMIT 1"
+    ).fetchall()
+    assert sent["departure_minutes_longest"] == round(max(seconds) / 60, 3)
+    launch(instance, one("acme"))
+    assert figures(instance, SYNC)["departures"] == 0, "a departure is told of once"
 
 
 # Settings, and what may be seen.

@@ -23,6 +23,7 @@ TABLES_OF = {
     "0004": set(),
     "0005": {"announced", "alerts"},
     "0006": set(),
+    "0007": set(),
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -101,6 +102,7 @@ ROWS_OF = {
             SELECT organization_id, 'held', 'lost', '{NOON}', '{{held lost}}', false, '{NOON}' FROM connections;
         INSERT INTO alerts (message_id, target, message) VALUES (gen_random_uuid(), 'log', '{{}}');
     """,
+    "0006": "INSERT INTO audit_events (event) VALUES ('keys_rotated')",
 }
 
 
