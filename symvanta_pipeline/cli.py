@@ -313,6 +313,18 @@ def history(slug: str, *, since: datetime | None, as_json: bool, as_csv: bool, n
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def doctor(*, as_json: bool) -> None:
+    """Look whether everything is well, a line a check. Changes nothing, and asks Vanta for nothing that has a limit."""
+    from symvanta_pipeline.doctor import examination
+
+    verdicts = examination.examine()
+    told = json.dumps(examination.content(verdicts), indent=2) if as_json else "\n".join(examination.lines(verdicts))
+    click.echo(told)
+    examination.require_well(verdicts)
+
+
+@main.command()
 @click.option("--once", is_flag=True, help="End after the cycle, with 0 when every demo customer ended as designed.")
 def demo(*, once: bool) -> None:
     """Start everything on this machine, run one cycle, stay until Ctrl-C."""

@@ -1,0 +1,1 @@
+"""Whether an installation is well: ``symvanta doctor``. Looks and changes nothing, anywhere; see ``examination``."""
