@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
-from tests.doctor.installation import Installation, running_installation
+from tests.doctor.installation import Installation, let_daemon_live, running_installation
 
 
 @pytest.fixture(scope="session")
@@ -29,4 +29,5 @@ def well(installation: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for name, value in installation.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)  # away from any .env
+    let_daemon_live(installation.dagster_admin)
     return installation

@@ -91,6 +91,6 @@ def test_dagster_dev_serves_the_definitions_and_leaves_no_process(settings: dict
         _, alive = psutil.wait_procs(started, 20)
     [entry] = loaded["workspaceOrError"]["locationEntries"]
     assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation"
-    assert {"/".join(node["assetKey"]["path"]) for node in loaded["assetNodes"]} == set(ASSETS)
+    assert {"/".join(node["assetKey"]["path"]) for node in loaded["assetNodes"]} >= set(ASSETS)
     assert len(started) >= 3  # code server, webserver, daemon
     assert alive == []
