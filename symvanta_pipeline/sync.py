@@ -35,6 +35,7 @@ from symvanta_pipeline.ledger import approvals, connections, history, snapshots
 from symvanta_pipeline.ledger.approvals import Approval
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.database import LedgerError
+from symvanta_pipeline.ledger.history import Looked
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, Superseded, customer_lock
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome, Snapshot
@@ -139,6 +140,7 @@ class CustomerResult:
         approval: what lets a held change through, if something does.
         push: what Vanta accepted, if it did.
         proof: what reading it back showed; None where the rate budget left nothing for it, or Vanta did not answer.
+        looked: what the reading back before that showed, if there was one.
         already: the push since the run's tick that makes another one unnecessary, if there was one.
         row_violations: the rules that the rows read from Sym break, if any.
         record_violations: the rules that the records made of them break, if any.
@@ -160,6 +162,7 @@ class CustomerResult:
     approval: Approval | None = None
     push: Push | None = None
     proof: Proof | None = None
+    looked: Looked | None = None
     already: AcceptedSnapshot | None = None
     row_violations: tuple[Violation, ...] = ()
     record_violations: tuple[Violation, ...] = ()
@@ -267,6 +270,7 @@ class CustomerSync:
         try:
             connection = self._connection(turn.customer)
             result.organization_id = connection.organization_id
+            result.looked = history.latest_look(self.ledger.get(), connection.organization_id)
             if self.reach is Reach.PUSH:
                 self._push_under_lock(connection, turn, result)
             else:

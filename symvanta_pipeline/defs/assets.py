@@ -16,7 +16,7 @@ from typing import Final
 import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, SCHEDULED_EXECUTION_TIME_TAG
 
-from symvanta_pipeline.defs.checks import CHECKS, checks_of
+from symvanta_pipeline.defs.checks import CHECKS, checks_of, targets_of
 from symvanta_pipeline.defs.code import code_references, code_version
 from symvanta_pipeline.defs.columns import (
     IDENTITIES_TABLE,
@@ -134,7 +134,8 @@ def user_account_sync(
             links = Links.from_settings()
             for result in sync.results(partitions):
                 yield from materializations_of(result, context.selected_asset_keys, links)
-                yield from checks_of(result, context.selected_asset_check_keys)
+                targets = targets_of(context.instance, result.customer, context.selected_asset_check_keys)
+                yield from checks_of(result, context.selected_asset_check_keys, targets)
                 if not _is_stopped(failed):
                     _log(context.log, result, tick)
                 if result.failure:

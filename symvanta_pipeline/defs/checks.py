@@ -4,7 +4,9 @@ Belongs here: a table of checks with their names and descriptions, and their eva
 partition and a severity. Does not belong here: deciding anything (``accounts.brakes``, ``accounts.proof``, ``sync``):
 an evaluation tells of a decision and makes none, so that a check that is not executed takes no brake away.
 
-A check that this run did not find an answer to is not evaluated, rather than passed.
+A check that this run did not find an answer to does not pass: it warns that it was not judged, and why. Left without an
+evaluation, Dagster would show it as broken in a run that fails for another customer. Each evaluation names the
+materialization that it is of, since Dagster takes one that names none for older than any.
 """
 
 import warnings
@@ -14,6 +16,7 @@ from functools import partial
 from typing import Final
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from symvanta_pipeline.accounts.brakes import Brake
 from symvanta_pipeline.defs.partitions import customers
@@ -22,6 +25,8 @@ from symvanta_pipeline.rules import Violation
 from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Reach
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+Target = AssetCheckEvaluationTargetMaterializationData
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,19 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def checks_of(result: CustomerResult, selected: Set[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield an evaluation of each selected check that this result can answer."""
+def checks_of(
+    result: CustomerResult, selected: Set[dg.AssetCheckKey], targets: Mapping[dg.AssetKey, Target]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield an evaluation of each selected check.
+
+    Args:
+        result: what became of the customer.
+        selected: which checks.
+        targets: the customer's latest materialization of each asset that has one.
+    """
     for check in CHECKS:
-        if check.key in selected and (answer := check.answer(result)):
+        if check.key in selected:
+            answer = check.answer(result) or _unanswered(result)
             yield dg.AssetCheckEvaluation(
                 asset_key=check.key.asset_key,
                 check_name=check.name,
@@ -133,7 +147,32 @@ def checks_of(result: CustomerResult, selected: Set[dg.AssetCheckKey]) -> Iterat
                 partition=result.customer,
                 severity=answer.severity,
                 metadata=answer.metadata,
+                target_materialization_data=targets.get(check.key.asset_key),
             )
+
+
+def targets_of(
+    instance: dg.DagsterInstance, customer: str, selected: Set[dg.AssetCheckKey]
+) -> dict[dg.AssetKey, Target]:
+    """Look up the customer's latest materialization of each asset that a selected check is of."""
+    found = {}
+    for asset in {key.asset_key for key in selected}:
+        latest = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[customer])
+        for record in instance.fetch_materializations(latest, limit=1).records:
+            found[asset] = Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
+    return found
+
+
+def _unanswered(result: CustomerResult) -> Answer:
+    """Answer a check for which this run had nothing to go by."""
+    if result.already:
+        # Vanta accepted it, which nothing reaches that breaks a promise unseen.
+        return Answer(True, metadata={"judged_by_run": dg.MetadataValue.dagster_run(result.already.run_id)})
+    return _not_judged(result.failure.sentence if result.failure else "this run did not get that far")
+
+
+def _not_judged(why: str) -> Answer:
+    return Answer(False, WARN, {"not_judged": dg.MetadataValue.text(why)})
 
 
 def approval_metadata(approval: Approval | None) -> dict[str, dg.MetadataValue]:
@@ -159,26 +198,34 @@ def _records_are_valid(result: CustomerResult) -> Answer | None:
     return Answer(result.accounts is not None, metadata=_broken(broken) | _reason(result))
 
 
-def _accepted_by_vanta(result: CustomerResult) -> Answer | None:
+def _accepted_by_vanta(result: CustomerResult) -> Answer:
     broken = _broken((*result.row_violations, *result.record_violations))
     if result.reach is Reach.PUSH:
         return Answer(bool(result.push or result.already), metadata=broken | _reason(result))
     if result.latest is None:
-        return None
+        return _not_judged("nothing was pushed yet")
     return Answer(result.latest == "accepted", metadata=broken | _reason(result))
 
 
-def _vanta_shows_what_was_sent(result: CustomerResult) -> Answer | None:
+def _vanta_shows_what_was_sent(result: CustomerResult) -> Answer:
     """Tell what the read-back showed.
 
     Findings that contradict nothing do not pass either, but as a warning: they are accounts that no push can mend, so
     that only a person at Vanta can, and a check that passed is looked at by nobody.
     """
-    if result.proof is None:
-        return None
-    found = {f"finding {finding.name}": dg.MetadataValue.int(finding.count) for finding in result.proof.findings}
-    severity = ERROR if result.proof.verdict == "contradicted" else WARN
-    return Answer(not found, severity, {"proof": dg.MetadataValue.text(result.proof.verdict), **found})
+    if result.proof:
+        findings = {finding.name: finding.count for finding in result.proof.findings}
+        return _shown(result.proof.verdict, findings, {})
+    if result.looked:
+        read_back_at = {"read_back_at": dg.MetadataValue.timestamp(result.looked.at)}
+        return _shown(result.looked.verdict, result.looked.findings, read_back_at)
+    return _not_judged("Vanta's list was never read back")
+
+
+def _shown(verdict: str, findings: Mapping[str, int], when: Mapping[str, dg.MetadataValue]) -> Answer:
+    found = {f"finding {name}": dg.MetadataValue.int(count) for name, count in findings.items()}
+    severity = ERROR if verdict == "contradicted" else WARN
+    return Answer(not found, severity, {"proof": dg.MetadataValue.text(verdict), **found, **when})
 
 
 def _brake(rule: str, result: CustomerResult) -> Answer | None:
@@ -236,7 +283,7 @@ CHECKS: Final = (
         "vanta_shows_what_was_sent",
         SENT,
         "What Vanta lists after the push is what it was sent: ids, statuses and levels. Warns where it lists more than "
-        "that. Not evaluated where the rate budget left nothing for reading back.",
+        "that. Where the rate budget left nothing for reading back, the latest look counts, and says of when it is.",
         _vanta_shows_what_was_sent,
     ),
 )

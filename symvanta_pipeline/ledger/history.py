@@ -204,6 +204,36 @@ def record_proof(
         raise SnapshotUnknown(f"snapshot {snapshot_id} was never accepted, so that nothing is proved of it")
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What the latest reading back from Vanta that could be done said of a customer.
+
+    Attributes:
+        verdict: ``proved`` or ``contradicted``.
+        at: when.
+        findings: how many accounts differed, by the finding's name.
+    """
+
+    verdict: str
+    at: datetime
+    findings: Mapping[str, int]
+
+
+def latest_look(connection: psycopg.Connection, organization_id: UUID) -> Looked | None:
+    """Return what the latest reading back said, of whichever accepted snapshot; None where there was none."""
+    row = connection.execute(
+        """
+        SELECT proofs.verdict, proofs.at, findings FROM accepted_snapshots JOIN proofs ON snapshot_id = id
+        WHERE organization_id = %s AND proofs.verdict <> 'unreadable' ORDER BY read_at DESC, proofs.at DESC LIMIT 1
+        """,
+        [organization_id],
+    ).fetchone()
+    if row is None:
+        return None
+    verdict, at, findings = row
+    return Looked(verdict, at, {finding["name"]: finding["count"] for finding in findings})
+
+
 def _without_addresses(value: object) -> object:
     match value:
         case str():

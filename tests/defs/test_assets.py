@@ -33,6 +33,9 @@ BRAKES = dict.fromkeys((name for name, _ in PROMISES.values()), True)
 # Of a first push, where nothing is sent: what Vanta lists was not looked at, which warns.
 UNASKED = BRAKES | {"no_first_push_removes_accounts_of_others_unseen": False}
 SENT = {"accepted_by_vanta": True, "vanta_shows_what_was_sent": True}
+# What a run has no answer to warns; see test_checks.
+UNSENT = dict.fromkeys(SENT, False)
+UNJUDGED = dict.fromkeys(BRAKES, False)
 PASSED = ROWS | RECORDS | BRAKES | SENT
 
 LOAD = """
@@ -100,13 +103,13 @@ def test_a_range_tells_the_truth_for_each_customer(parts: Parts, instance: dg.Da
 
     expected = {
         "acme": PASSED,
-        "held": dict.fromkeys(ROWS | RECORDS | {"accepted_by_vanta": True}, False),
-        "refused": ROWS | RECORDS | BRAKES | {"accepted_by_vanta": False},
+        "held": dict.fromkeys(PASSED, False),
+        "refused": ROWS | RECORDS | BRAKES | UNSENT,
         "zeta": PASSED,
     }
     assert finished.checked() == expected
     for customer, checks in expected.items():
-        assert {c.name: latest_check(instance, c, customer) for c in CHECKS if c.name in checks} == checks
+        assert {c.name: latest_check(instance, c, customer) for c in CHECKS} == checks
 
     assert not finished.success
     [broken] = parts.sym.connection.execute("SELECT id::text FROM users WHERE email IS NULL").fetchall()[0]
@@ -119,6 +122,23 @@ def test_a_range_tells_the_truth_for_each_customer(parts: Parts, instance: dg.Da
     for slug in ("acme", "zeta"):
         assert parts.at_vanta(organizations[slug]) == parts.at_sym(organizations[slug]) != {}
     assert parts.puts(organizations["held"]) == []
+
+
+def test_what_the_ui_says_of_a_check_is_of_the_latest_materialization(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    """Without that, the UI calls every check missing, and every one that a failed run left out broken."""
+    four_customers(parts, instance)
+    for _ in range(2):
+        finished = launch(instance, stretch("acme", "zeta"))
+    planned = instance.all_logs(finished.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert planned, "a launched run plans its checks"
+    infos = instance.event_log_storage.get_asset_check_partition_info(list(CHECKS))
+    assert {(info.check_key, info.partition_key) for info in infos} == {
+        (check, customer) for check in CHECKS for customer in ("acme", "held", "refused", "zeta")
+    }
+    assert all(info.is_current for info in infos)
+    assert {info.latest_execution_status.value for info in infos} == {"SUCCEEDED", "FAILED"}
 
 
 def test_a_customer_that_failed_and_then_gets_through_is_no_longer_failed(
@@ -186,7 +206,7 @@ def test_a_click_on_execute_checks_sends_nothing(parts: Parts, instance: dg.Dags
         finished = launch(instance, tags, assets=(), checks=CHECKS)
         assert finished.success
         # Nothing was pushed yet, so that there is nothing to say about the latest push.
-        assert finished.checked() == dict.fromkeys(customers, ROWS | RECORDS | UNASKED)
+        assert finished.checked() == dict.fromkeys(customers, ROWS | RECORDS | UNASKED | UNSENT)
         assert finished.materialized() == {}
         sent_nothing(parts, organizations)
 
@@ -202,8 +222,8 @@ def test_the_last_check_tells_of_the_latest_push_even_where_rows_have_broken_sin
     before = parts.puts(acme), parts.puts(bold)
     finished = launch(instance, {}, assets=(), checks=CHECKS)
     assert finished.checked() == {
-        "acme": {"rows_keep_the_contract": False, "records_are_valid": False, "accepted_by_vanta": True},
-        "bold": ROWS | RECORDS | UNASKED | {"accepted_by_vanta": False},
+        "acme": dict.fromkeys(ROWS | RECORDS, False) | UNJUDGED | SENT,
+        "bold": ROWS | RECORDS | UNASKED | UNSENT,
     }
     assert not finished.success
     assert (parts.puts(acme), parts.puts(bold)) == before
@@ -265,7 +285,7 @@ def test_a_retry_of_the_daemons_leaves_out_who_is_done_and_a_persons_does_not(
         finished = launch(instance, one("acme") | tags)
         assert finished.success
         assert finished.materialized() == {"acme": ALL}
-        assert finished.checked() == {"acme": {"accepted_by_vanta": True} if len(parts.puts(acme)) == 1 else PASSED}
+        assert finished.checked() == {"acme": PASSED}
         pushes.append(len(parts.puts(acme)))
     assert pushes == [1, 1, 2, 3, 4]
     assert status(instance, SYNC) == ({"acme"}, set())

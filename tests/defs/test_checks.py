@@ -1,4 +1,4 @@
-"""The checks: one for each brake, each with a severity, and no answer where there is none."""
+"""The checks: one for each brake, each with a severity, and a warning where there is no answer."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,10 +14,11 @@ from symvanta_pipeline.accounts.proof import SEVERITIES, Finding, Proof, Verdict
 from symvanta_pipeline.accounts.state import no_states
 from symvanta_pipeline.defs.checks import CHECKS, PROMISES, checks_of
 from symvanta_pipeline.ledger.approvals import Approval
+from symvanta_pipeline.ledger.history import Looked
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot
 from symvanta_pipeline.planning import Plan
 from symvanta_pipeline.rules import Violation
-from symvanta_pipeline.sync import CustomerResult, Push, Reach
+from symvanta_pipeline.sync import CustomerResult, Failure, Push, Reach
 from symvanta_pipeline.vanta.client import Acceptance
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -47,7 +48,7 @@ def brake(rule: str, *, holds: bool = True) -> Brake:
 
 def evaluated(result: CustomerResult) -> dict[str, dg.AssetCheckEvaluation]:
     keys = {check.key for check in CHECKS}
-    return {evaluation.check_name: evaluation for evaluation in checks_of(result, keys)}
+    return {evaluation.check_name: evaluation for evaluation in checks_of(result, keys, {})}
 
 
 def test_every_brake_has_its_own_promise() -> None:
@@ -86,13 +87,27 @@ def test_an_approved_brake_passes_and_says_which_approval_without_naming_anybody
     assert "canary" not in repr(let_through).lower()
 
 
-def test_without_a_plan_no_brake_is_answered() -> None:
-    assert not set(BRAKE_NAMES.values()) & evaluated(CustomerResult("acme", Reach.PUSH)).keys()
+def test_a_brake_that_was_not_judged_warns_and_says_why() -> None:
+    failure = Failure("held", "rule email broken by 1")
+    told = evaluated(CustomerResult("acme", Reach.PUSH, users=None, failure=failure))
+    for name in BRAKE_NAMES.values():
+        assert (told[name].passed, told[name].severity) == (False, WARN)
+        assert told[name].metadata["not_judged"].value == "rule email broken by 1"
 
 
 def test_an_empty_read_breaks_the_promise_although_it_never_becomes_a_plan() -> None:
     told = evaluated(CustomerResult("acme", Reach.PUSH, row_violations=(Violation("nobody", "user_id", 0),)))
-    assert {name: told[name].passed for name in BRAKE_NAMES.values() if name in told} == {BRAKE_NAMES["nobody"]: False}
+    broken = [name for name in BRAKE_NAMES.values() if told[name].severity is ERROR]
+    assert broken == [BRAKE_NAMES["nobody"]]
+    assert not told[BRAKE_NAMES["nobody"]].passed
+
+
+def test_what_an_earlier_run_of_the_hour_pushed_was_judged_there() -> None:
+    already = pushed(result_with()).push
+    assert already is not None
+    told = evaluated(CustomerResult("acme", Reach.PUSH, already=already.recorded))
+    assert {name for name, check in told.items() if not check.passed} == {"vanta_shows_what_was_sent"}
+    assert told["records_are_valid"].metadata["judged_by_run"].value == already.recorded.run_id
 
 
 @pytest.mark.parametrize("name", SEVERITIES)
@@ -108,8 +123,27 @@ def test_what_vanta_shows_passes_only_where_it_is_exactly_that(name: str) -> Non
     assert clean.passed
 
 
-def test_what_was_not_read_back_is_not_answered() -> None:
-    assert "vanta_shows_what_was_sent" not in evaluated(pushed(result_with()))
+def test_what_was_never_read_back_warns() -> None:
+    told = evaluated(pushed(result_with()))["vanta_shows_what_was_sent"]
+    assert (told.passed, told.severity) == (False, WARN)
+    assert "never read back" in str(told.metadata["not_judged"].value)
+
+
+@pytest.mark.parametrize(
+    ("looked", "passed", "severity"),
+    [
+        (Looked("proved", NOW, {}), True, None),
+        (Looked("proved", NOW, {"never_sent": 2}), False, WARN),
+        (Looked("contradicted", NOW, {"missing": 2}), False, ERROR),
+    ],
+)
+def test_what_was_not_read_back_this_time_is_as_it_was_seen_last(
+    looked: Looked, passed: bool, severity: dg.AssetCheckSeverity | None
+) -> None:
+    told = evaluated(replace(pushed(result_with()), looked=looked))["vanta_shows_what_was_sent"]
+    assert told.passed == passed
+    assert passed or told.severity is severity
+    assert told.metadata["read_back_at"].value == NOW.timestamp()
 
 
 def test_every_evaluation_has_the_customer_and_a_severity() -> None:
