@@ -4,8 +4,9 @@ Belongs here: a table of checks with their names and descriptions, and their eva
 partition and a severity. Does not belong here: deciding anything (``accounts.brakes``, ``accounts.proof``, ``sync``):
 an evaluation tells of a decision and makes none, so that a check that is not executed takes no brake away.
 
-A check that this run did not find an answer to does not pass: it warns that it was not judged, and why. Left without an
-evaluation, Dagster would show it as broken in a run that fails for another customer. Each evaluation names the
+Every check is evaluated for every customer: one that is planned and left out, Dagster shows as broken in a run that
+fails for another customer. The promises of the brakes are of what is sent, so that they are kept where nothing is; any
+other check that this run found no answer to warns that it was not judged, and why. Each evaluation names the
 materialization that it is of, since Dagster takes one that names none for older than any.
 """
 
@@ -168,7 +169,15 @@ def _unanswered(result: CustomerResult) -> Answer:
     if result.already:
         # Vanta accepted it, which nothing reaches that breaks a promise unseen.
         return Answer(True, metadata={"judged_by_run": dg.MetadataValue.dagster_run(result.already.run_id)})
-    return _not_judged(result.failure.sentence if result.failure else "this run did not get that far")
+    return _not_judged(_why_not(result))
+
+
+def _unsent(result: CustomerResult) -> dict[str, dg.MetadataValue]:
+    return {"nothing_was_sent": dg.MetadataValue.text(_why_not(result))}
+
+
+def _why_not(result: CustomerResult) -> str:
+    return result.failure.sentence if result.failure else "this run did not get that far"
 
 
 def _not_judged(why: str) -> Answer:
@@ -230,9 +239,11 @@ def _shown(verdict: str, findings: Mapping[str, int], when: Mapping[str, dg.Meta
 
 def _brake(rule: str, result: CustomerResult) -> Answer | None:
     """Tell whether a brake holds, warns, was let through, or is not tripped."""
-    if result.plan is None:
+    if any(violation.rule == rule for violation in result.row_violations):
         # An empty read breaks the contract of its rows already, under the brake's own name, before there is a plan.
-        return Answer(False) if any(violation.rule == rule for violation in result.row_violations) else None
+        return Answer(False)
+    if result.plan is None:
+        return None if result.already else Answer(True, metadata=_unsent(result))
     tripped = next((brake for brake in result.plan.brakes if brake.rule == rule), None)
     if tripped is None:
         return Answer(True)

@@ -87,19 +87,21 @@ def test_an_approved_brake_passes_and_says_which_approval_without_naming_anybody
     assert "canary" not in repr(let_through).lower()
 
 
-def test_a_brake_that_was_not_judged_warns_and_says_why() -> None:
-    failure = Failure("held", "rule email broken by 1")
-    told = evaluated(CustomerResult("acme", Reach.PUSH, users=None, failure=failure))
+def test_where_nothing_was_sent_the_promises_of_the_brakes_are_kept_and_the_others_not_judged() -> None:
+    failure = Failure("failing", "Sym's database cannot be reached")
+    told = evaluated(CustomerResult("acme", Reach.PUSH, failure=failure))
     for name in BRAKE_NAMES.values():
-        assert (told[name].passed, told[name].severity) == (False, WARN)
-        assert told[name].metadata["not_judged"].value == "rule email broken by 1"
+        assert told[name].passed
+        assert told[name].metadata["nothing_was_sent"].value == failure.sentence
+    not_judged = told["records_are_valid"]
+    assert (not_judged.passed, not_judged.severity) == (False, WARN)
+    assert not_judged.metadata["not_judged"].value == failure.sentence
+    assert (told["accepted_by_vanta"].passed, told["accepted_by_vanta"].severity) == (False, ERROR)
 
 
 def test_an_empty_read_breaks_the_promise_although_it_never_becomes_a_plan() -> None:
     told = evaluated(CustomerResult("acme", Reach.PUSH, row_violations=(Violation("nobody", "user_id", 0),)))
-    broken = [name for name in BRAKE_NAMES.values() if told[name].severity is ERROR]
-    assert broken == [BRAKE_NAMES["nobody"]]
-    assert not told[BRAKE_NAMES["nobody"]].passed
+    assert [name for name in BRAKE_NAMES.values() if not told[name].passed] == [BRAKE_NAMES["nobody"]]
 
 
 def test_what_an_earlier_run_of_the_hour_pushed_was_judged_there() -> None:
