@@ -5,4 +5,5 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("tests.support.fixtures")
+    config.pluginmanager.import_plugin("tests.support.day")
     config.pluginmanager.import_plugin("tests.support.browsing")

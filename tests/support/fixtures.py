@@ -66,7 +66,7 @@ def stack(
 @pytest.fixture(scope="session")
 def cycle(stack: Stack) -> Cycle:
     """The daemon's first work: see ``Cycle``. It stays up; its schedule is off afterwards."""
-    _keep_clear_of_the_hour()
+    keep_clear_of_the_hour()
     stack.vanta.fault("put", "slow", tenant=str(BY_SLUG[HELD_BACK].id), delay=3600)
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     [crashed] = launch_tick(stack.webserver, hour - timedelta(hours=1))
@@ -88,7 +88,8 @@ def cycle(stack: Stack) -> Cycle:
     return Cycle(daemon, crashed, ticks, after, faults, [put["slug"] for put in stack.puts()])
 
 
-def _keep_clear_of_the_hour() -> None:
+def keep_clear_of_the_hour() -> None:
+    """Wait where a full hour is near: the schedule would tick in the middle of what is set up."""
     left = 3600 - time.time() % 3600
     if left < CLEAR_OF_THE_HOUR:
         time.sleep(left + 1)

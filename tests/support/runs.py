@@ -109,11 +109,19 @@ def launch(
         checks: which are selected; None for those of the assets.
     """
     if (set(assets), checks) == (set(ASSETS), None):
-        job = defs.resolve_job_def("user_account_sync_job")
-    else:
-        job = defs.resolve_implicit_global_asset_job_def().get_subset(
-            asset_selection=frozenset(assets), asset_check_selection=None if checks is None else frozenset(checks)
-        )
+        return execute(instance, "user_account_sync_job", tags)
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=frozenset(assets), asset_check_selection=None if checks is None else frozenset(checks)
+    )
+    return _execute(instance, job, tags)
+
+
+def execute(instance: dg.DagsterInstance, job: str, tags: Mapping[str, str]) -> Finished:
+    """Run one of the project's jobs in this process."""
+    return _execute(instance, defs.resolve_job_def(job), tags)
+
+
+def _execute(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str]) -> Finished:
     run = instance.create_run_for_job(job, tags=tags)
     execute_run(InMemoryJob(job), run, instance)
     return Finished(instance, run.run_id)

@@ -123,14 +123,7 @@ class Stack:
 
     def connect(self, slug: str) -> DemoCustomer:
         """Take a customer through Vanta's consent, store its token and register its partition."""
-        customer = BY_SLUG[slug]
-        self.vanta.name_tenant(str(customer.id), customer.name)
-        reply = self.vanta.connect(str(customer.id))
-        token = token_of(
-            TokenReply(reply["access_token"], reply["refresh_token"], float(reply["expires_in"]), reply["scope"])
-        )
-        with database.connect(self.env["SYMVANTA_DATABASE_URL"]) as ledger:
-            connections.connect_customer(ledger, KeyRing(KEYS), customer.id, slug, token)
+        customer = consent(self.vanta, self.env["SYMVANTA_DATABASE_URL"], slug)
         self.webserver.add_partition("customers", slug)
         return customer
 
@@ -257,9 +250,39 @@ def asset_key(asset: str) -> dict[str, Sequence[str]]:
     return {"path": asset.split("/")}
 
 
+def consent(vanta: VantaServer, ledger_url: str, slug: str) -> DemoCustomer:
+    """Take a customer through Vanta's consent, and store its token."""
+    customer = BY_SLUG[slug]
+    vanta.name_tenant(str(customer.id), customer.name)
+    reply = vanta.connect(str(customer.id))
+    token = token_of(
+        TokenReply(reply["access_token"], reply["refresh_token"], float(reply["expires_in"]), reply["scope"])
+    )
+    with database.connect(ledger_url) as ledger:
+        connections.connect_customer(ledger, KeyRing(KEYS), customer.id, slug, token)
+    return customer
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
 @contextmanager
-def running_stack(folder: Path, urls: Mapping[str, str], *, connect: Collection[str]) -> Iterator[Stack]:
-    """Start everything but the daemon, on databases of one's own, with some demo customers connected."""
+def running_stack(
+    folder: Path,
+    urls: Mapping[str, str],
+    *,
+    connect: Collection[str] = (),
+    before: Callable[[VantaServer, Mapping[str, str], dg.DagsterInstance], None] = _nothing,
+) -> Iterator[Stack]:
+    """Start everything but the daemon, on databases of one's own.
+
+    Args:
+        folder: for everything else.
+        urls: of the databases, by variable.
+        connect: demo customers that are connected once it runs.
+        before: is called before Dagster's processes start, with the stand-in, every setting, and the instance.
+    """
     home = folder / "dagster"
     home.mkdir(parents=True)
     shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
@@ -267,11 +290,12 @@ def running_stack(folder: Path, urls: Mapping[str, str], *, connect: Collection[
     with ExitStack() as running:
         vanta = running.enter_context(start_vanta(VantaConfig.model_validate(limits), log=folder / "vanta.log"))
         env = {**urls, **settings_for(vanta), "SYMVANTA_DATA_URL": str(folder / "data"), "DAGSTER_HOME": str(home)}
-        dagster = DagsterStack(home, running, env=env)
-        dagster.start_code_server()
         storage = {"storage": {"postgres": {"postgres_url": urls["DAGSTER_POSTGRES_URL"]}}}
         reference = InstanceRef.from_dir(str(home), overrides=storage)
         instance = running.enter_context(dg.DagsterInstance.from_ref(reference))
+        before(vanta, env, instance)
+        dagster = DagsterStack(home, running, env=env)
+        dagster.start_code_server()
         webserver = dagster.start_webserver()
         dagster.wait_until(webserver.is_up, "its webserver answers")
         found = webserver.query(INSTIGATORS, repository=REPOSITORY)["repositoryOrError"]
