@@ -19,6 +19,7 @@ from dagster._core.storage.tags import (
 from symvanta_pipeline.defs.assets import user_account_sync_job
 from symvanta_pipeline.defs.partitions import CUSTOMERS, customers
 from symvanta_pipeline.defs.resources import Ledger
+from symvanta_pipeline.ledger.connections import Connection
 
 # Ahead of the hourly runs, whose priority is 0: somebody is waiting in front of a browser.
 PRIORITY = "10"
@@ -32,7 +33,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
     description="Asks for the first sync of every newly connected customer, and registers its partition if need be.",
 )
 def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledger) -> dg.SensorResult | dg.SkipReason:
-    """Ask once per consent; the run key of organization and connection generation makes asking again harmless."""
+    """Ask once per consent; the run key of organization and consent makes asking again harmless."""
     registered = context.instance.get_dynamic_partitions(CUSTOMERS)
     attempts = ledger.attempts()
     lost = [connection.customer for connection, _ in attempts if connection.customer not in registered]
@@ -45,7 +46,7 @@ def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledge
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                run_key=f"{connection.organization_id} {connection.generation}",
+                run_key=_run_key(connection),
                 partition_key=connection.customer,
                 tags={PRIORITY_TAG: PRIORITY},
             )
@@ -53,6 +54,11 @@ def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledge
         ],
         dynamic_partitions_requests=[customers.build_add_request(lost)] if lost else [],
     )
+
+
+def _run_key(connection: Connection) -> str:
+    """Name one consent; by its time as well, since generations repeat where our own database was restored."""
+    return f"{connection.organization_id} {connection.generation} {connection.connected_at:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _runs_under_way(instance: dg.DagsterInstance) -> Sequence[dg.RunRecord]:

@@ -1,5 +1,7 @@
 """The sensor that gives a newly connected customer its first sync at once."""
 
+from uuid import UUID
+
 import dagster as dg
 import psycopg
 from dagster._core.definitions.sensor_definition import SensorExecutionData
@@ -41,12 +43,19 @@ def asked(tick: SensorExecutionData) -> dict[str, str | None]:
     return {str(request.partition_key): request.run_key for request in tick.run_requests or []}
 
 
+def consent(parts: Parts, organization: UUID) -> str:
+    """Return the run key of an organization's latest consent."""
+    found = connections.find(parts.ledger, organization)
+    assert found is not None
+    return f"{organization} {found.generation} {found.connected_at:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
 def test_a_new_consent_is_asked_for_ahead_of_the_queue(parts: Parts, instance: dg.DagsterInstance) -> None:
     acme = parts.customer("acme")
     register(instance, "acme")
     for _ in range(2):  # the same run key again: the daemon asks once
         tick = evaluate(instance)
-        assert asked(tick) == {"acme": f"{acme} 1"}
+        assert asked(tick) == {"acme": consent(parts, acme)}
         [request] = tick.run_requests or []
         assert request.tags["dagster/priority"] == "10"
         assert tick.dynamic_partitions_requests == []
@@ -61,7 +70,7 @@ def test_once_tried_nothing_is_asked_until_the_next_consent(parts: Parts, instan
     tick = evaluate(instance)
     assert (asked(tick), tick.skip_message) == ({}, "nobody connected since the last look")
     parts.connect(acme, "acme")
-    assert asked(evaluate(instance)) == {"acme": f"{acme} 2"}
+    assert asked(evaluate(instance)) == {"acme": consent(parts, acme)}
 
 
 def test_who_is_parked_or_disconnected_is_not_asked_for(parts: Parts, instance: dg.DagsterInstance) -> None:
@@ -82,7 +91,7 @@ def test_a_lost_registration_is_repaired(parts: Parts, instance: dg.DagsterInsta
     [repair] = tick.dynamic_partitions_requests or []
     assert isinstance(repair, dg.AddDynamicPartitionsRequest)
     assert (repair.partitions_def_name, list(repair.partition_keys)) == (CUSTOMERS, ["bold"])
-    assert asked(tick) == {"acme": f"{acme} 1", "bold": f"{bold} 1"}
+    assert asked(tick) == {"acme": consent(parts, acme), "bold": consent(parts, bold)}
 
 
 def test_a_lost_registration_is_repaired_also_where_nobody_waits(parts: Parts, instance: dg.DagsterInstance) -> None:
@@ -117,4 +126,4 @@ def test_a_run_from_before_the_consent_does_not_stand_in_the_way(parts: Parts, i
     instance.create_run_for_job(job, tags=one("acme"), remote_job_origin=origin)
     assert asked(evaluate(instance)) == {}, "the run that is under way carries the consent so far"
     parts.connect(acme, "acme")
-    assert asked(evaluate(instance)) == {"acme": f"{acme} 2"}
+    assert asked(evaluate(instance)) == {"acme": consent(parts, acme)}
