@@ -37,7 +37,7 @@ def write(data_url: str, asset: str, organization_id: str, frame: pd.DataFrame) 
 
 
 def _write_local(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
+    _make_folder(target.parent)
     partial = target.with_suffix(f".{os.getpid()}.partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, OWNER_ONLY), "wb") as file:
@@ -45,3 +45,10 @@ def _write_local(target: Path, content: bytes) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it and the folders above it that are missing, for their owner alone: ``parents`` would leave those open."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True, mode=OWNER_ONLY_FOLDER)
