@@ -57,6 +57,8 @@ def configuration() -> Verdict:
     except (dg.DagsterError, YAMLError) as error:  # their texts quote the file
         return fail(f"Dagster does not accept it ({type(error).__name__})", FROM_THE_PROJECT)
     others = [".".join(path) for path, value in EXPECTED.items() if _at(config, path) != value]
+    if not _at(config, ("run_launcher",)):  # Dagster's own default does not notice a run that died with its code server
+        others.append("run_launcher")
     if others:
         return warn(f"differs from the project's in {', '.join(others)}", FROM_THE_PROJECT)
     if not os.environ.get("DAGSTER_HOME"):
