@@ -36,6 +36,7 @@ from tests.doctor.installation import (
 )
 from tests.doctor.pooler import pooled
 from tests.support.parts import KEYS, refusing_connections
+from tests.support.stack import CHECKOUT
 from tests.support.standby import running_pair
 
 CLOSED_PORT = "http://127.0.0.1:1"
@@ -268,6 +269,9 @@ def login_fault(well: Installation, _patch: pytest.MonkeyPatch, _folder: Path) -
     yield
     assert well.login.faults()[0]["fired"] == 1
     well.login.clear_faults()
+
+
+[LAUNCHER] = re.findall(r"^run_launcher:\n(?:  .*\n)+", (CHECKOUT / "dagster.yaml").read_text(), re.MULTILINE)
 
 
 @contextmanager
@@ -614,6 +618,14 @@ CASES = (
         "in run_monitoring.enabled$",
         "from the project",
         partial(dagster_yaml, old="run_monitoring:\n  enabled: true", new="run_monitoring:\n  enabled: false"),
+    ),
+    Case(
+        "a launcher that notices no dead run",
+        "dagster.yaml",
+        "warn",
+        "in run_launcher$",
+        "from the project",
+        partial(dagster_yaml, old=LAUNCHER, new=""),
     ),
     Case(
         "an unknown key",
