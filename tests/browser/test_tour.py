@@ -139,7 +139,6 @@ def test_vantas_access_page_shows_everybody_who_was_sent(day: Day, tab: Page) ->
     tab.goto(f"{day.stack.vanta.url}/access/{customer.id}")
     expect(tab.get_by_role("heading", name=customer.name)).to_be_visible()
     expect(tab.get_by_text(f"{sent} of {sent} accounts")).to_be_visible()
-    keep(tab, "access")
 
 
 def test_a_day_of_figures_is_plotted(day: Day, dagster: Dagster) -> None:
