@@ -17,7 +17,7 @@ import psycopg
 
 from symvanta_pipeline.accounts.proof import Listed, prove
 from symvanta_pipeline.accounts.state import counts_of, from_json
-from symvanta_pipeline.ledger import approvals, history, snapshots
+from symvanta_pipeline.ledger import approvals, connections, history, snapshots
 from symvanta_pipeline.ledger.snapshots import Intent
 from symvanta_pipeline.planning import hash_of_push
 
@@ -114,7 +114,21 @@ def _accept(
     )
     proof = prove(states, listed)
     history.record_proof(connection, recorded.id, proof.verdict, [asdict(finding) for finding in proof.findings])
-    snapshots.record_outcome(connection, intent.organization_id, "accepted", run_id=intent.run_id)
+    snapshots.record_outcome(
+        connection,
+        intent.organization_id,
+        "accepted",
+        run_id=intent.run_id,
+        generation=_generation_of(connection, intent),
+    )
+
+
+def _generation_of(connection: psycopg.Connection, intent: Intent) -> int:
+    """Return the connection's generation that an intent is of: not today's, if somebody connected since."""
+    today = connections.find(connection, intent.organization_id)
+    if today is None:
+        return 0
+    return today.generation - (intent.created_at < today.connected_at)
 
 
 def _approval_used(

@@ -133,6 +133,7 @@ class CustomerResult:
         customer: the partition key.
         reach: how far it was to be taken.
         organization_id: None where the ledger knows no such customer.
+        generation: of its connection when this attempt began.
         users: what was read, if it was.
         accounts: what it was mapped to, if it could be.
         body: the same as it is sent, where it is to be sent.
@@ -155,6 +156,7 @@ class CustomerResult:
     customer: str
     reach: Reach
     organization_id: UUID | None = None
+    generation: int | None = None
     users: UsersSnapshot | None = None
     accounts: Accounts | None = None
     body: Body | None = None
@@ -269,7 +271,7 @@ class CustomerSync:
         result = CustomerResult(turn.customer, self.reach)
         try:
             connection = self._connection(turn.customer)
-            result.organization_id = connection.organization_id
+            result.organization_id, result.generation = connection.organization_id, connection.generation
             result.looked = history.latest_look(self.ledger.get(), connection.organization_id)
             if self.reach is Reach.PUSH:
                 self._push_under_lock(connection, turn, result)
@@ -301,6 +303,7 @@ class CustomerSync:
                 with customer_lock(self.ledger.url, connection.organization_id) as lock:
                     # Looked at again: it may have changed while this run waited for its slots.
                     current = self._connection(connection.customer)
+                    result.generation = current.generation
                     if not self._pushed_since_tick(current, result):
                         self._read_and_map(current, result)
                         self._push(current, session, lock, result)
@@ -519,6 +522,7 @@ class CustomerSync:
                 result.organization_id,
                 failure.outcome if failure else "accepted",
                 run_id=self.run_id,
+                generation=result.generation,
                 sentence=failure.sentence if failure else None,
                 kind=failure.kind if failure else None,
                 change_hash=failure.change_hash if failure else None,

@@ -70,7 +70,7 @@ def standing_of(record: CustomerRecord | None, now: datetime) -> Standing:
             "Vanta no longer accepts the connection",
             "Somebody may have removed Sym in Vanta. Nothing is sent until you reconnect.",
         )
-    if record.outcome_at is None or record.outcome_at < record.connected_at:
+    if not record.is_tried:
         return _before_first_sync(record, now)
     return _connected(state, record, now)
 
@@ -86,7 +86,8 @@ def _before_first_sync(record: CustomerRecord, now: datetime) -> Standing:
 def _connected(state: str, record: CustomerRecord, now: datetime) -> Standing:
     if state == "held":
         return Standing("trouble", "Connected: the sync is on hold", _held_text(record))
-    if state in ("failing", "late") or record.last_accepted_at is None:
+    is_accepted = record.last_accepted_at is not None and record.last_accepted_at >= record.connected_at
+    if state in ("failing", "late") or not is_accepted:
         return Standing(
             "trouble",
             "Connected: the last sync did not get through",

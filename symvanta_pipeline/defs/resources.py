@@ -55,11 +55,13 @@ class Ledger(dg.ConfigurableResource[None]):
         with self.open() as ledger:
             return {c.customer for c in connections.all_connections(ledger.get()) if c.state == "connected"}
 
-    def attempts(self) -> list[tuple[Connection, datetime | None]]:
-        """Return every connection with the time of the latest attempt to push it, None where there was none."""
+    def attempts(self) -> list[tuple[Connection, bool]]:
+        """Return every connection, and whether an attempt to push it with the consent that stands has ended."""
         with self.open() as ledger:
-            tried = {record.organization_id: record.outcome_at for record in snapshots.customer_records(ledger.get())}
-            return [(c, tried.get(c.organization_id)) for c in connections.all_connections(ledger.get())]
+            # In this order: a consent that is given in between is asked for at the next look at the latest.
+            found = connections.all_connections(ledger.get())
+            tried = {record.organization_id: record.is_tried for record in snapshots.customer_records(ledger.get())}
+            return [(connection, tried[connection.organization_id]) for connection in found]
 
 
 class Vanta(dg.ConfigurableResource[None]):

@@ -37,7 +37,7 @@ def newly_connected_customers(context: dg.SensorEvaluationContext, ledger: Ledge
     registered = context.instance.get_dynamic_partitions(CUSTOMERS)
     attempts = ledger.attempts()
     lost = [connection.customer for connection, _ in attempts if connection.customer not in registered]
-    waiting = [c for c, tried in attempts if c.state == "connected" and (tried is None or tried < c.connected_at)]
+    waiting = [c for c, tried in attempts if c.state == "connected" and not tried]
     if waiting:
         covered = _covered([*registered, *lost], _runs_under_way(context.instance))
         waiting = [c for c in waiting if not covered.get(c.customer, LONG_AGO) >= c.connected_at]

@@ -384,6 +384,7 @@ def record_outcome(
     outcome: AttemptOutcome,
     *,
     run_id: str,
+    generation: int | None = None,
     sentence: str | None = None,
     kind: str | None = None,
     change_hash: str | None = None,
@@ -391,11 +392,14 @@ def record_outcome(
 ) -> bool:
     """Record how the latest attempt for an organization ended, in place of the one before.
 
+    An attempt that ends after one with a newer consent did is not recorded: what it met is over.
+
     Args:
         connection: to the pipeline's own database.
         organization_id: which organization; it needs a row in ``connections``.
         outcome: how it ended.
         run_id: Dagster's run.
+        generation: of the connection when the attempt began; the present one where not given.
         sentence: what happened, for an operator, without personal data.
         kind: what is alike between customers that ended so: the rule that held, or the kind of failure.
         change_hash: SHA-256 over exactly what was held, in hexadecimal; blank is none.
@@ -403,27 +407,32 @@ def record_outcome(
 
     Returns:
         Whether it is new in this cycle: the attempt before, if any, ended otherwise, was of another kind, or held
-        another change.
+        another change; or it was not recorded.
     """
-    [(is_new,)] = connection.execute(
+    recorded = connection.execute(
         """
         WITH before AS (SELECT hash FROM outcomes WHERE organization_id = %(organization_id)s)
-        INSERT INTO outcomes AS held (organization_id, at, since, outcome, kind, hash, held_since, sentence, run_id)
-        SELECT %(organization_id)s, now, now, %(outcome)s, %(kind)s, nullif(%(hash)s, ''),
+        INSERT INTO outcomes AS held
+            (organization_id, generation, at, since, outcome, kind, hash, held_since, sentence, run_id)
+        SELECT %(organization_id)s, coalesce(
+                   %(generation)s, (SELECT generation FROM connections WHERE organization_id = %(organization_id)s), 0
+               ), now, now, %(outcome)s, %(kind)s, nullif(%(hash)s, ''),
                CASE WHEN %(hash)s <> '' THEN now END, %(sentence)s, %(run_id)s
         FROM clock_timestamp() AS now
         ON CONFLICT (organization_id) DO UPDATE
-        SET at = excluded.at, outcome = excluded.outcome, kind = excluded.kind, hash = excluded.hash,
-            sentence = excluded.sentence, run_id = excluded.run_id,
+        SET generation = excluded.generation, at = excluded.at, outcome = excluded.outcome, kind = excluded.kind,
+            hash = excluded.hash, sentence = excluded.sentence, run_id = excluded.run_id,
             held_since = CASE WHEN excluded.outcome <> 'accepted' THEN coalesce(held.held_since, excluded.held_since)
                          END,
             since = CASE WHEN (held.outcome, held.kind) IS NOT DISTINCT FROM (excluded.outcome, excluded.kind)
                          THEN held.since ELSE excluded.since END
+        WHERE held.generation <= excluded.generation
         RETURNING since = at OR (since >= %(tick)s::timestamptz) IS TRUE
                   OR hash IS DISTINCT FROM (SELECT hash FROM before)
         """,
         {
             "organization_id": organization_id,
+            "generation": generation,
             "outcome": outcome,
             "kind": kind,
             "hash": change_hash,
@@ -431,8 +440,8 @@ def record_outcome(
             "run_id": run_id,
             "tick": tick,
         },
-    ).fetchall()
-    return bool(is_new)
+    ).fetchone()
+    return recorded is None or bool(recorded[0])
 
 
 @dataclass(frozen=True)
@@ -498,7 +507,8 @@ def customer_record(connection: psycopg.Connection, organization_id: UUID) -> Cu
 _RECORDS = """
 SELECT customer, organization_id, state AS connection_state, connected_at, parked_reason,
        accepted_at AS last_accepted_at, active, deactivated, outcome, sentence, at AS outcome_at,
-       since AS outcome_since, kind AS outcome_kind, hash AS change_hash, held_since
+       since AS outcome_since, kind AS outcome_kind, hash AS change_hash, held_since,
+       coalesce(outcomes.generation = connections.generation, true) AS outcome_is_current
 FROM connections
 LEFT JOIN outcomes USING (organization_id)
 LEFT JOIN LATERAL (

@@ -34,6 +34,8 @@ class CustomerRecord:
         outcome_kind: the rule that held, or the kind of failure.
         change_hash: SHA-256 over exactly what was held, which an approval has to name.
         held_since: when a brake first held what was not accepted since, whatever attempts met in between.
+        outcome_is_current: whether that attempt was made with the consent that stands; one that a reconnect overtook
+            says nothing of it, whenever it ended.
     """
 
     customer: str
@@ -51,6 +53,12 @@ class CustomerRecord:
     outcome_kind: str | None = None
     change_hash: str | None = None
     held_since: datetime | None = None
+    outcome_is_current: bool = True
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether an attempt has ended that was made with the consent that stands."""
+        return self.outcome_at is not None and self.outcome_is_current
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,9 @@ def _state(record: CustomerRecord, now: datetime) -> State:
 
 def _is_open(record: CustomerRecord) -> bool:
     """Tell whether the latest attempt still counts: neither an accepted push nor a new consent came after it."""
-    if record.outcome_at is None:
+    if record.outcome_at is None or not record.outcome_is_current:
         return False
-    return record.outcome_at >= max(record.connected_at, record.last_accepted_at or record.connected_at)
+    return record.outcome_at >= (record.last_accepted_at or record.connected_at)
 
 
 def _next_step(state: State, record: CustomerRecord) -> str:

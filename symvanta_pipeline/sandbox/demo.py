@@ -301,12 +301,8 @@ def _watch(console: Console, dagster: DagsterStack, webserver: Webserver, runs: 
             dagster.require_running()
             if time.monotonic() > deadline:
                 raise DagsterError(f"the cycle did not end within {CYCLE_TIMEOUT / 60:.0f} minutes; see Dagster's logs")
-            progress.update(task, completed=sum(map(_is_done, customer_records(ledger.get()))))
+            progress.update(task, completed=sum(record.is_tried for record in customer_records(ledger.get())))
             time.sleep(POLL)
-
-
-def _is_done(record: CustomerRecord) -> bool:
-    return record.outcome_at is not None and record.outcome_at > record.connected_at
 
 
 def _verdicts(sym_url: str, ledger_url: str) -> list[Verdict]:

@@ -54,6 +54,7 @@ class Life:
             outcome=outcome,
             outcome_kind=kind,
             outcome_at=self.now,
+            outcome_is_current=True,
             outcome_since=before.outcome_since if alike else self.now,
             sentence=None if outcome == "accepted" else f"sentence of {kind}",
             last_accepted_at=self.now if outcome == "accepted" else before.last_accepted_at,
@@ -67,7 +68,13 @@ class Life:
             self.facts = replace(self.facts, parked_at=self.now)
 
     def connect(self) -> None:
-        self.record = replace(self.record, connection_state="connected", connected_at=self.now, parked_reason=None)
+        self.record = replace(
+            self.record,
+            connection_state="connected",
+            connected_at=self.now,
+            parked_reason=None,
+            outcome_is_current=False,
+        )
 
     def disconnect(self) -> None:
         self.record = replace(self.record, connection_state="disconnected", parked_reason=None)

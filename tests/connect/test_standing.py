@@ -53,7 +53,25 @@ NEVER_SYNCED = {"last_accepted_at": None, "active": None, "deactivated": None, "
             True,
             True,
         ),
-        ({"connected_at": ago(seconds=5)}, "syncing", "Connected: first sync is running", True, True),
+        # Once more connected: what an attempt with the consent before met is no answer, whenever it ended.
+        *[
+            (
+                {"connected_at": ago(seconds=5), "outcome_at": ended, "outcome_is_current": False, "outcome": outcome},
+                "syncing",
+                "Connected: first sync is running",
+                True,
+                True,
+            )
+            for ended in (ago(minutes=20), ago(seconds=1))
+            for outcome in ("accepted", "held", "parked", "failing")
+        ],
+        (
+            {"connected_at": ago(minutes=5), "outcome": "busy", "outcome_at": ago(minutes=1)},
+            "trouble",
+            "Connected: the last sync did not get through",
+            False,
+            True,
+        ),
         (
             {"connected_at": ago(minutes=11)} | NEVER_SYNCED,
             "syncing",

@@ -21,8 +21,9 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._grpc.impl import get_external_schedule_execution
 
 from symvanta_pipeline import token_store
+from symvanta_pipeline.connect.standing import standing_of
 from symvanta_pipeline.definitions import defs
-from symvanta_pipeline.ledger import connections
+from symvanta_pipeline.ledger import connections, snapshots
 from symvanta_pipeline.ledger.locks import CustomerLock
 from symvanta_pipeline.ledger.vault import Vault
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
@@ -31,6 +32,7 @@ from symvanta_pipeline.sandbox.vanta.oauth import READ, WRITE
 from symvanta_pipeline.vanta import budget, oauth, session
 from symvanta_pipeline.vanta.oauth import LONGEST_LIFETIME, Application
 from symvanta_pipeline.vanta.session import ATTEMPTS
+from tests.defs.test_sensor import asked, evaluate
 from tests.support.parts import CLIENT_SECRET, Hold, Parts, held, meanwhile, refusing_connections, sentences, until
 from tests.support.runs import register
 
@@ -489,7 +491,13 @@ def test_09_a_late_loser_that_has_lost_its_lock_parks_nobody_and_does_not_send(
     ],
 )
 def test_10_a_reconnect_during_a_run_wins_over_it(
-    parts: Parts, start: Start, place: str, expected: list[tuple[str, int]], generation: int
+    parts: Parts,
+    start: Start,
+    instance: dg.DagsterInstance,
+    place: str,
+    *,
+    expected: list[tuple[str, int]],
+    generation: int,
 ) -> None:
     acme = parts.customer("acme", due=True, known=True)
     with stopped(parts, start, place) as (worker, hold):
@@ -500,11 +508,30 @@ def test_10_a_reconnect_during_a_run_wins_over_it(
     assert sent_with_what_is_stored(parts, acme)
     assert connections.find(parts.ledger, acme) == connected
     assert connected.state == "connected"
+    is_given_its_first_sync(parts, instance, acme)
     works(parts, acme)
 
 
-def test_10_a_reconnect_at_the_very_moment_of_parking_is_not_parked(parts: Parts) -> None:
+def is_given_its_first_sync(parts: Parts, instance: dg.DagsterInstance, organization: UUID) -> None:
+    """Check that a consent which an older attempt outlived is waited for, asked for, and then told as accepted."""
+    register(instance, "acme")
+    connection = connections.find(parts.ledger, organization)
+    assert connection is not None
+    assert page(parts, organization) == "Connected: first sync is running"
+    assert asked(evaluate(instance)) == {"acme": f"{organization} {connection.generation}"}
+    assert sentences(parts.run("acme")) == {"acme": None}
+    assert asked(evaluate(instance)) == {}
+    assert page(parts, organization) == "Connected: first sync accepted"
+
+
+def page(parts: Parts, organization: UUID) -> str:
+    """Return the title that the customer's admin reads."""
+    return standing_of(snapshots.customer_record(parts.ledger, organization), datetime.now(UTC)).title
+
+
+def test_10_a_reconnect_at_the_very_moment_of_parking_is_not_parked(parts: Parts, instance: dg.DagsterInstance) -> None:
     acme = parts.customer("acme", known=True)
+    assert sentences(parts.run("acme")) == {"acme": None}
     fault(parts, acme, "put", "revoke")
     with held(parts.ledger_url, "SELECT FROM connections FOR NO KEY UPDATE") as hold:
 
@@ -518,8 +545,25 @@ def test_10_a_reconnect_at_the_very_moment_of_parking_is_not_parked(parts: Parts
             told = sentences(parts.run("acme"))
     assert told == {"acme": ("parked", REFUSED_GRANT)}
     assert fired(parts, acme) == [1]
-    assert parts.state(acme) == "connected"
-    assert sentences(parts.run("acme")) == {"acme": None}
+    assert (parts.state(acme), parts.outcome(acme)) == ("connected", "parked")
+    # That outcome is younger than the consent, and yet says nothing of it.
+    is_given_its_first_sync(parts, instance, acme)
+
+
+def test_10_a_disconnect_and_a_quick_reconnect_while_a_run_ends_are_followed_by_a_first_sync(
+    parts: Parts, start: Start, instance: dg.DagsterInstance
+) -> None:
+    acme = parts.customer("acme", due=True, known=True)
+    with (
+        stopped(parts, start, "before the save") as (worker, hold),
+        held(parts.ledger_url, "LOCK TABLE outcomes IN EXCLUSIVE MODE") as end,
+    ):
+        disconnect(parts, acme, hold.connection, told=True)
+        end.until_somebody_waits("INSERT INTO outcomes")
+        parts.connect(acme, "acme")
+    assert worker.ended()["outcome"] == "parked"
+    assert (parts.state(acme), parts.outcome(acme)) == ("connected", "parked")
+    is_given_its_first_sync(parts, instance, acme)
 
 
 # 11 to 13: what a reply may say.

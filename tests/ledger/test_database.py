@@ -24,6 +24,7 @@ TABLES_OF = {
     "0005": {"announced", "alerts"},
     "0006": set(),
     "0007": set(),
+    "0008": set(),
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -103,6 +104,7 @@ ROWS_OF = {
         INSERT INTO alerts (message_id, target, message) VALUES (gen_random_uuid(), 'log', '{{}}');
     """,
     "0006": "INSERT INTO audit_events (event) VALUES ('keys_rotated')",
+    "0007": "UPDATE outcomes SET at = clock_timestamp()",
 }
 
 
@@ -157,6 +159,24 @@ def test_who_is_held_by_a_brake_stays_so_since_the_same_time(
         record = snapshots.customer_record(connection, organization)
         assert record is not None
         assert record.held_since == record.outcome_since == NOON
+
+
+@pytest.mark.parametrize(("ended", "is_tried"), [("- interval '1 hour'", False), ("+ interval '1 second'", True)])
+def test_whether_a_consent_was_tried_is_as_before(
+    empty_url: str, keyring: KeyRing, token: Callable[[str], Token], ended: str, *, is_tried: bool
+) -> None:
+    organization = uuid.uuid4()
+    migrate_to(empty_url, "0007")
+    with connect(empty_url) as connection:
+        for secret in ("a", "b"):
+            connections.connect_customer(connection, keyring, organization, "acme", token(secret))
+        for each in ("0001", "0003"):
+            connection.execute(ROWS_OF[each].encode())
+        connection.execute(f"UPDATE outcomes SET at = connected_at {ended} FROM connections".encode())
+    migrate(empty_url)
+    with connect(empty_url) as connection:
+        [record] = snapshots.customer_records(connection)
+        assert record.is_tried == is_tried
 
 
 def test_what_nobody_recorded_before_the_audit_is_not_made_up(

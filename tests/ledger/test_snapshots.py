@@ -226,6 +226,25 @@ def test_what_a_killed_run_recorded_in_this_cycle_is_still_new_in_it(
     assert not snapshots.record_outcome(ledger, organization, "held", run_id="1", kind="email", tick=later)
 
 
+def test_an_attempt_that_a_reconnect_overtook_says_nothing_of_the_new_consent(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    """Its end may come after the consent, and even after the first sync with it: times do not tell."""
+    organization = connected().organization_id
+
+    def record(outcome: AttemptOutcome, generation: int) -> tuple[str | None, bool]:
+        assert snapshots.record_outcome(ledger, organization, outcome, run_id="1", generation=generation)
+        found = snapshots.customer_record(ledger, organization)
+        assert found is not None
+        return found.outcome, found.is_tried
+
+    assert record("accepted", 1) == ("accepted", True)
+    connected(organization_id=organization)
+    assert record("parked", 1) == ("parked", False)
+    assert record("accepted", 2) == ("accepted", True)
+    assert record("parked", 1) == ("accepted", True)
+
+
 def test_a_hash_that_is_none_is_refused(ledger: psycopg.Connection, connected: Connect) -> None:
     organization = connected().organization_id
     with pytest.raises(psycopg.errors.CheckViolation):
