@@ -33,7 +33,7 @@ from symvanta_pipeline.settings import (
     is_loopback,
     load,
 )
-from symvanta_pipeline.unforeseen import place_of
+from symvanta_pipeline.unforeseen import is_own, place_of
 
 if TYPE_CHECKING:
     from symvanta_pipeline.connect.consent import Candidate
@@ -463,6 +463,6 @@ def _sentence(error: Exception) -> str:
 
     This project's own exceptions have texts that are safe to show; that of an error that nobody foresaw is not shown.
     """
-    if type(error).__module__.startswith("symvanta_pipeline."):
+    if is_own(error):
         return " ".join(str(error).split())
     return f"unexpected {type(error).__name__} at {place_of(error)}; please report it"

@@ -4,6 +4,7 @@ Belongs here: the glue between ``vanta.session`` and ``ledger.vault``, which do 
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -62,13 +63,7 @@ class VaultTokenStore:
             TokenNotSaved: the database stayed away for ``SAVE_FOR``.
         """
         token = token_of(reply, previous_refresh_token=replaces.refresh_token)
-        attempts = Retrying(
-            # Whatever the database has against it now (away, read-only, full): nothing is lost by asking again.
-            retry=retry_if_exception_type((psycopg.Error, LedgerUnavailable)),
-            stop=stop_after_delay(SAVE_FOR),
-            wait=wait_exponential(FIRST_SAVE_WAIT, max=LAST_SAVE_WAIT),
-            before_sleep=self._tell,
-        )
+        attempts = saving(SAVE_FOR, self._tell)
         try:
             attempts(lambda: self._vault().replace(self._id, token, expected_generation=replaces.generation))
         except StaleGeneration:
@@ -94,6 +89,22 @@ class VaultTokenStore:
         )
         log.error("organization %s: %s", self._id, sentence)
         return TokenNotSaved(sentence)
+
+
+def saving(seconds: float, tell: Callable[[RetryCallState], None]) -> Retrying:
+    """Return what repeats the saving of a token that must not be lost.
+
+    Args:
+        seconds: how long; what fails after that is a ``RetryError``.
+        tell: called before each wait.
+    """
+    return Retrying(
+        # Whatever the database has against it now (away, read-only, full): nothing is lost by asking again.
+        retry=retry_if_exception_type((psycopg.Error, LedgerUnavailable)),
+        stop=stop_after_delay(seconds),
+        wait=wait_exponential(FIRST_SAVE_WAIT, max=LAST_SAVE_WAIT),
+        before_sleep=tell,
+    )
 
 
 def token_of(reply: TokenReply, *, previous_refresh_token: str = "") -> Token:

@@ -57,6 +57,7 @@ from symvanta_pipeline.ledger.web_sessions import WebSession
 from symvanta_pipeline.settings import is_loopback
 from symvanta_pipeline.sym.database import SourceError
 from symvanta_pipeline.sym.people import Membership
+from symvanta_pipeline.unforeseen import is_own
 from symvanta_pipeline.vanta.errors import GrantRefused, Transient, VantaError
 
 CONSENT_LIFETIME: Final = timedelta(minutes=10)
@@ -467,8 +468,7 @@ def _unforeseen(request: Request, error: Exception) -> Response:  # noqa: ARG001
 
 def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
     """Answer for a part that does not work now; this project's own errors have texts that are safe to log."""
-    ours = type(error).__module__.startswith("symvanta_pipeline.")
-    log.error("%s", error if ours else f"the pipeline's own database failed ({type(error).__name__})")
+    log.error("%s", error if is_own(error) else f"the pipeline's own database failed ({type(error).__name__})")
     return pages.problem(503)
 
 

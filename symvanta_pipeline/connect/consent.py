@@ -5,6 +5,7 @@ it (``terminal`` and ``app``), who may do it (``office``).
 """
 
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import psycopg
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, stop_after_attempt
 
 from symvanta_pipeline.ledger import audit, connections
 from symvanta_pipeline.ledger.connections import Connection
@@ -23,17 +24,21 @@ from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import consent_lock
 from symvanta_pipeline.ledger.vault import KeyRing, StoredToken, Token, TokenUnreadable, Vault
-from symvanta_pipeline.token_store import token_of
+from symvanta_pipeline.token_store import saving, token_of
+from symvanta_pipeline.unforeseen import is_own
 from symvanta_pipeline.vanta.budget import RateBudgets, WouldWait
 from symvanta_pipeline.vanta.errors import RateLimited, Unavailable, VantaError
 from symvanta_pipeline.vanta.oauth import Application, TokenReply
 
 LONGEST_WAIT = 70.0  # seconds that a person is kept waiting for rate slots; Vanta's window is a minute
 LOCK_WAIT = 3.0  # seconds to wait for somebody else's step on the same organization; two of them are rare
+STORE_FOR = 45.0  # seconds that a new token waits for the database, and somebody in front of a browser with it
 EXCHANGE_ATTEMPTS = 2  # a code works once, so trying again helps only where Vanta never got to it
 # Whoever can sign in could otherwise use up the token budget of all customers with made-up codes.
 MOST_ATTEMPTS, ATTEMPTS_WITHIN = 10, timedelta(minutes=10)
 ATTEMPTS: Final[tuple[audit.Event, ...]] = ("connected", "reconnected", "consent_failed")
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -44,6 +49,14 @@ class ConsentError(Exception):
 
 class NoLongerAllowed(ConsentError):
     """Whoever gave the consent may not do so any more; nothing was stored."""
+
+
+class Overtaken(ConsentError):
+    """Somebody else connected or disconnected the organization while Vanta was asked; nothing was stored."""
+
+
+class NotStored(LedgerError):
+    """The database stayed away, so that the token of a good consent was given up."""
 
 
 class TooManyAttempts(ConsentError):
@@ -156,16 +169,14 @@ class Desk:
             ConsentError: it was denied, the answer belongs to another request, scopes are missing, it is tried too
                 often or by somebody who may not any more, or the rate budget is paused for long.
             VantaError: the code was not accepted. LedgerError: nothing could be stored; see also ``LockBusy``.
+            Exception: whatever ``still_allowed`` raises; nothing was stored then either.
             NotRegistered: all is well but for the registration.
         """
         try:
             connection = self._taken(request, answer, actor, connected_by, still_allowed)
-        except (ConsentError, VantaError, LedgerError) as error:
-            organization_id = request.candidate.organization_id
-            with suppress(psycopg.Error, LedgerError):  # what went wrong is told in any case
-                audit.record(
-                    self.ledger.get(), "consent_failed", organization_id=organization_id, actor=actor, detail=str(error)
-                )
+        except BaseException as error:
+            detail = str(error) if is_own(error) else type(error).__name__
+            self._write_down("consent_failed", request.candidate.organization_id, actor, detail)
             raise
         try:
             self.register(connection.customer)
@@ -201,14 +212,7 @@ class Desk:
                     audit.record(connection, "disconnected", organization_id=organization_id, actor=actor)
             trouble = self._suspend(token.refresh_token) if token else trouble
             if trouble:
-                with suppress(psycopg.Error, LedgerError):  # it is told in any case
-                    audit.record(
-                        self.ledger.get(),
-                        "suspension_failed",
-                        organization_id=organization_id,
-                        actor=actor,
-                        detail=trouble,
-                    )
+                self._write_down("suspension_failed", organization_id, actor, trouble)
             return Departure(departed, trouble)
 
     def _taken(
@@ -229,11 +233,9 @@ class Desk:
             try:
                 token = _token(reply)
                 _require(still_allowed)
-                return self._stored(request.candidate, token, actor, connected_by)
-            except (ConsentError, LedgerError, psycopg.Error):
-                # Nobody keeps this token. Ending its grant may end an earlier one's too, which is perhaps still good.
-                if known is None or known.state == "disconnected":
-                    self._suspend(reply.refresh_token or reply.access_token)
+                return self._stored(request.candidate, known, token, actor, connected_by)
+            except BaseException:  # whatever it is, nobody keeps this token
+                self._end(organization_id, known, reply, actor)
                 raise
 
     def _require_possible(self, candidate: Candidate) -> Connection | None:
@@ -247,10 +249,41 @@ class Desk:
             raise TooManyAttempts(f"{tried} consents were tried within {minutes:.0f} minutes: start again after that")
         return known
 
-    def _stored(self, candidate: Candidate, token: Token, actor: str | None, connected_by: str | None) -> Connection:
-        """Store the token and write down who connected, both or neither."""
+    def _stored(
+        self, candidate: Candidate, known: Connection | None, token: Token, actor: str | None, connected_by: str | None
+    ) -> Connection:
+        """Store the token, waiting for the database if it is away: the code is used up, and works no second time."""
+
+        def tell(state: RetryCallState) -> None:
+            log.warning(
+                "organization %s: the token of a new consent cannot be saved yet, attempt %d: is the pipeline's "
+                "database up?",
+                candidate.organization_id,
+                state.attempt_number,
+            )
+
+        try:
+            stored: Connection = saving(STORE_FOR, tell)(
+                lambda: self._stored_at_once(candidate, known, token, actor, connected_by)
+            )
+        except RetryError:
+            raise NotStored(
+                f"the token of a new consent could not be saved for {STORE_FOR:.0f} s: bring the pipeline's own "
+                "database back, then start again"
+            ) from None
+        return stored
+
+    def _stored_at_once(
+        self, candidate: Candidate, known: Connection | None, token: Token, actor: str | None, connected_by: str | None
+    ) -> Connection:
+        """Store the token and write down who connected, both or neither, unless somebody else was quicker.
+
+        The lock does not tell: it goes where the connection that holds it breaks, and nobody hears of it.
+        """
         ledger = self.ledger.get()
         with ledger.transaction():
+            if not connections.is_unchanged(ledger, candidate.organization_id, known):
+                return self._stored_before(candidate.organization_id, token)
             connection = connections.connect_customer(
                 ledger, self.keyring, candidate.organization_id, candidate.slug, token, connected_by=connected_by
             )
@@ -261,6 +294,30 @@ class Desk:
                 actor=actor,
             )
         return connection
+
+    def _stored_before(self, organization_id: UUID, token: Token) -> Connection:
+        """Return the connection if it has this very token, stored by an attempt whose answer was lost."""
+        current, stored = connections.find(self.ledger.get(), organization_id), None
+        with suppress(TokenUnreadable):
+            stored = Vault(self.ledger.get(), self.keyring).load(organization_id)
+        if current is None or stored is None or stored.refresh_token != token.refresh_token:
+            raise Overtaken("somebody else connected or disconnected the organization in the meantime: look at it anew")
+        return current
+
+    def _end(self, organization_id: UUID, known: Connection | None, reply: TokenReply, actor: str | None) -> None:
+        """Ask Vanta to end a grant that nobody keeps, but not while an earlier one stands, which that may end too."""
+        with suppress(psycopg.Error, LedgerError):  # the database may be what failed; then that is the best guess
+            known = connections.find(self.ledger.get(), organization_id)
+        if known is not None and known.state != "disconnected":
+            return
+        if trouble := self._suspend(reply.refresh_token or reply.access_token):
+            log.error("organization %s: a grant that nobody keeps could not be ended: %s", organization_id, trouble)
+            self._write_down("suspension_failed", organization_id, actor, trouble)
+
+    def _write_down(self, event: audit.Event, organization_id: UUID, actor: str | None, detail: str) -> None:
+        """Put what went wrong into the audit log, if the database lets it; it is told in any case."""
+        with suppress(psycopg.Error, LedgerError):
+            audit.record(self.ledger.get(), event, organization_id=organization_id, actor=actor, detail=detail)
 
     def _erased(self, vault: Vault, organization_id: UUID) -> StoredToken | None:
         """Erase the token and return it: the very newest, which a run under way may just be saving."""

@@ -24,8 +24,8 @@ from symvanta_pipeline.settings import ConnectSettings, LoginSettings, load
 LOGIN_CALLBACK = "/auth/callback"
 MOST_CONNECTIONS = 100
 KEEP_ALIVE_SECONDS = 5
-# More than a consent takes at worst: rate slots, two attempts at Vanta with their time-outs, storing.
-GRACE_SECONDS = 290
+# More than a consent takes at worst: three calls of Vanta, each with its wait for a slot and its time-outs; storing.
+GRACE_SECONDS = 480
 
 
 class CannotListen(Exception):

@@ -97,6 +97,17 @@ def find(connection: psycopg.Connection, organization_id: UUID) -> Connection | 
         ).fetchone()
 
 
+def is_unchanged(connection: psycopg.Connection, organization_id: UUID, known: Connection | None) -> bool:
+    """Tell whether nobody connected or disconnected an organization since it was looked up; a run may have parked it.
+
+    Locks its row until the end of the caller's transaction, so that it stays true until then.
+    """
+    row = connection.execute(
+        "SELECT generation, disconnected_at FROM connections WHERE organization_id = %s FOR UPDATE", [organization_id]
+    ).fetchone()
+    return row == (None if known is None else (known.generation, known.disconnected_at))
+
+
 def by_customer(connection: psycopg.Connection, partition_key: str) -> Connection | None:
     """Look one up by partition key."""
     with connection.cursor(row_factory=class_row(Connection)) as cursor:

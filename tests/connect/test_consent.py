@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 import requests
 
+from symvanta_pipeline import token_store
 from symvanta_pipeline.connect import consent
 from symvanta_pipeline.connect.consent import (
     Answer,
@@ -21,6 +23,8 @@ from symvanta_pipeline.connect.consent import (
     Desk,
     NoLongerAllowed,
     NotRegistered,
+    NotStored,
+    Overtaken,
     Request,
     TooManyAttempts,
 )
@@ -29,10 +33,13 @@ from symvanta_pipeline.ledger.connections import UnusablePartitionKey
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import consent_lock
 from symvanta_pipeline.ledger.vault import KeyRing, StaleGeneration, StoredToken, Token, Vault
+from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from symvanta_pipeline.sandbox.vanta.control import REDIRECT_URI, VantaServer
+from symvanta_pipeline.sym.source import SourceUnavailable
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.errors import ApplicationRefused, GrantRefused, RateLimited, Unavailable
-from symvanta_pipeline.vanta.oauth import Application
+from symvanta_pipeline.vanta.oauth import Application, TokenReply
+from tests.support.parts import meanwhile, refusing_connections, until
 
 KEYRING = KeyRing("k1:" + base64.urlsafe_b64encode(bytes(range(32))).decode())
 
@@ -69,6 +76,15 @@ class Person:
             "SELECT (SELECT count(*) FROM connections), (SELECT count(*) FROM tokens)"
         ).fetchall()
         return row[0], row[1]
+
+    def suspensions(self) -> list[int | None]:
+        """How the stand-in answered what it was asked to suspend."""
+        own = str(self.candidate.organization_id)
+        return [entry["status"] for entry in self.vanta.journal("suspend") if entry["tenant"] == own]
+
+    def works(self, refresh_token: str) -> bool:
+        """Whether the stand-in still takes a refresh token."""
+        return self.vanta.token(grant_type="refresh_token", refresh_token=refresh_token).status_code == 200
 
     def close(self) -> None:
         self.ledger.close()
@@ -282,10 +298,6 @@ class TestLeaving:
         request = person.ask()
         return person.desk.take(request, allow(request)).organization_id
 
-    def suspended(self, person: Person) -> int:
-        own = str(person.candidate.organization_id)
-        return sum(entry["tenant"] == own for entry in person.vanta.journal("suspend"))
-
     def test_a_token_that_a_run_saves_meanwhile_is_the_one_that_is_ended(
         self, person: Person, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -349,7 +361,7 @@ class TestLeaving:
         departure = person.desk.leave(organization)
         assert departure.trouble == "its token cannot be read, so that it cannot be named to Vanta"
         assert person.ledger.execute("SELECT key_id FROM tokens").fetchall() == [(None,)]
-        assert self.suspended(person) == 0
+        assert person.suspensions() == []
 
     def test_nothing_is_sent_from_the_first_step_on(self, person: Person) -> None:
         """Vanta may take its time to answer; the hourly runs stop before it does."""
@@ -396,8 +408,7 @@ class TestTaking:
         with pytest.raises(NoLongerAllowed):
             person.desk.take(request, allow(request), still_allowed=lambda: next(allowed))
         assert person.rows() == (0, 0)
-        own = str(person.candidate.organization_id)
-        assert [e["status"] for e in person.vanta.journal("suspend") if e["tenant"] == own] == [200]
+        assert person.suspensions() == [200]
         assert events(person) == ["consent_failed"]
 
     def test_who_lost_it_before_asks_nothing(self, person: Person) -> None:
@@ -433,21 +444,51 @@ class TestTaking:
         person.fault("scope", scope="connectors.self:read-resource")
         with pytest.raises(ConsentError, match="missing"):
             person.desk.take(request, allow(request))
-        own = str(person.candidate.organization_id)
-        assert len([e for e in person.vanta.journal("suspend") if e["tenant"] == own]) == 1
+        assert person.suspensions() == [200]
 
-    def test_a_failed_reconnect_does_not_end_the_grant_that_stands(self, person: Person) -> None:
+    def test_a_failed_reconnect_leaves_what_is_stored_and_asks_vanta_to_end_nothing(self, person: Person) -> None:
+        """Nobody knows whether a new consent ends the earlier set of tokens at Vanta, nor what a suspension ends.
+
+        By the strictest reading, which the stand-in follows, the stored token is dead with the exchange; were it
+        alive, ending the fresh grant could end it.
+        """
         request = person.ask()
-        person.desk.take(request, allow(request))
+        organization = person.desk.take(request, allow(request)).organization_id
+        before = Vault(person.ledger, KEYRING).load(organization)
+        assert before is not None
         again = person.ask()
         person.fault("scope", scope="connectors.self:read-resource")
-        with pytest.raises(ConsentError, match="missing"):
+        with fresh_tokens() as fresh, pytest.raises(ConsentError, match="missing"):
             person.desk.take(again, allow(again))
-        own = str(person.candidate.organization_id)
-        assert [e for e in person.vanta.journal("suspend") if e["tenant"] == own] == []
-        assert person.rows() == (1, 1)
+        assert Vault(person.ledger, KEYRING).load(organization) == before
+        held = connections.find(person.ledger, organization)
+        assert held is not None
+        assert (held.state, held.generation) == ("connected", 1)
+        assert person.suspensions() == []
+        assert not person.works(before.refresh_token)
+        assert [person.works(token) for token in fresh] == [True]
+        assert events(person) == ["connected", "consent_failed"]
+
+    @pytest.mark.parametrize("error", [SourceUnavailable("Sym is away"), RuntimeError("canary"), KeyboardInterrupt()])
+    def test_whatever_breaks_after_the_exchange_ends_the_fresh_grant_and_is_written_down(
+        self, person: Person, error: BaseException
+    ) -> None:
+        """Otherwise a grant would live on at Vanta that nobody holds, and no line would say so."""
+        request = person.ask()
+
+        def break_down() -> None:
+            raise error
+
+        with fresh_tokens() as fresh, pytest.raises(type(error)):
+            person.desk.take(request, allow(request), still_allowed=between_exchange_and_storing(break_down))
+        assert person.suspensions() == [200]
+        assert [person.works(token) for token in fresh] == [False]
+        assert person.rows() == (0, 0)
+        said = "Sym is away" if isinstance(error, SourceUnavailable) else type(error).__name__
+        assert details(person) == [("consent_failed", said)]
 
     def test_what_is_stored_is_written_down_or_neither(self, person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(consent, "STORE_FOR", 0.2)
         request = person.ask()
         record = audit.record
 
@@ -457,9 +498,151 @@ class TestTaking:
             record(connection, event, **told)
 
         monkeypatch.setattr(audit, "record", fails)
-        with pytest.raises(psycopg.OperationalError):
+        with fresh_tokens() as fresh, pytest.raises(NotStored, match="could not be saved"):
             person.desk.take(request, allow(request))
         assert person.rows() == (0, 0)
+        assert person.suspensions() == [200]
+        assert [person.works(token) for token in fresh] == [False]
+        [(event, detail)] = details(person)
+        assert (event, "bring the pipeline's own database back" in str(detail)) == ("consent_failed", True)
+
+
+class TestStoring:
+    """What may happen to the ledger while Vanta is asked; by then the code is used up."""
+
+    @pytest.fixture(autouse=True)
+    def short_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(token_store, "FIRST_SAVE_WAIT", 0.05)
+
+    def test_a_token_waits_for_the_database_and_is_then_stored(
+        self, person: Person, ledger_url: str, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        request = person.ask()
+        with ExitStack() as outage:
+
+            def end_it() -> None:
+                until(lambda: "cannot be saved yet, attempt 2" in caplog.text, "storing was tried twice")
+                outage.close()
+
+            allowed = between_exchange_and_storing(
+                lambda: outage.enter_context(refusing_connections(ledger_url, postgres))
+            )
+            with meanwhile(end_it), fresh_tokens() as fresh:
+                held = person.desk.take(request, allow(request), still_allowed=allowed)
+        person.ledger = database.connect(ledger_url)
+        assert (held.state, held.generation) == ("connected", 1)
+        stored = Vault(person.ledger, KEYRING).load(held.organization_id)
+        assert stored is not None
+        assert (fresh, person.works(stored.refresh_token)) == ([stored.refresh_token], True)
+        assert (events(person), person.suspensions()) == (["connected"], [])
+        assert "WARNING" in {record.levelname for record in caplog.records if "cannot be saved yet" in record.message}
+
+    def test_a_database_that_stays_away_is_told_and_the_grant_named(
+        self,
+        person: Person,
+        ledger_url: str,
+        postgres: EmbeddedPostgres,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Without the database no call may be made either: it keeps the rate budget."""
+        monkeypatch.setattr(consent, "STORE_FOR", 0.2)
+        request = person.ask()
+        with ExitStack() as outage:
+            allowed = between_exchange_and_storing(
+                lambda: outage.enter_context(refusing_connections(ledger_url, postgres))
+            )
+            with pytest.raises(NotStored, match="start again"):
+                person.desk.take(request, allow(request), still_allowed=allowed)
+        person.ledger = database.connect(ledger_url)
+        own = person.candidate.organization_id
+        assert f"organization {own}: a grant that nobody keeps could not be ended: " in caplog.text
+        assert (person.rows(), person.suspensions()) == ((0, 0), [])
+        again = person.ask()
+        assert person.desk.take(again, allow(again)).generation == 1
+
+    def test_a_commit_whose_answer_was_lost_is_not_taken_for_somebody_elses(
+        self, person: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asked again, the ledger holds a newer consent than before: this very one."""
+        connect_customer, lost = connections.connect_customer, list[UUID]()
+
+        def and_lose_the_answer(ledger: psycopg.Connection, *arguments: Any, **named: Any) -> connections.Connection:
+            held = connect_customer(ledger, *arguments, **named)
+            if not lost:
+                lost.append(held.organization_id)
+                ledger.execute("COMMIT")
+                raise psycopg.OperationalError("canary")
+            return held
+
+        monkeypatch.setattr(connections, "connect_customer", and_lose_the_answer)
+        request = person.ask()
+        held = person.desk.take(request, allow(request))
+        assert (lost, held.generation, held.state) == ([held.organization_id], 1, "connected")
+        assert person.suspensions() == []
+
+    @pytest.mark.parametrize("already", [False, True], ids=["first", "again"])
+    def test_who_was_disconnected_after_the_lock_was_lost_is_not_connected_again(
+        self, person: Person, ledger_url: str, *, already: bool
+    ) -> None:
+        """The lock's connection can die in the minutes of waiting for Vanta, and nobody hears of it."""
+        before = person.ask()
+        organization = person.desk.take(before, allow(before)).organization_id
+        if not already:
+            person.desk.leave(organization)
+        request = person.ask()
+
+        def lose_the_lock() -> None:
+            ended = person.ledger.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE application_name = 'symvanta consent lock' AND datname = current_database()"
+            )
+            assert ended.fetchall() == [(True,)]
+            with LiveConnection(ledger_url) as ledger:
+                another = replace(person.desk, ledger=ledger)
+                if not already:
+                    quick = person.ask()
+                    with fresh_tokens() as fresh:
+                        another.take(quick, allow(quick))
+                    assert [person.works(token) for token in fresh] == [True]
+                another.leave(organization)
+
+        allowed = between_exchange_and_storing(lose_the_lock)
+        with fresh_tokens() as fresh, pytest.raises(Overtaken):
+            person.desk.take(request, allow(request), still_allowed=allowed)
+        held = connections.find(person.ledger, organization)
+        assert held is not None
+        assert held.state == "disconnected"
+        assert Vault(person.ledger, KEYRING).load(organization) is None
+        assert not any(person.works(token) for token in fresh)
+        assert events(person)[-2:] == ["disconnected", "consent_failed"]
+
+
+def between_exchange_and_storing(act: Callable[[], object]) -> Callable[[], bool]:
+    """Return a look at the right that does something at that very moment."""
+    looks = iter(range(99))
+
+    def allowed() -> bool:
+        if next(looks) == 1:
+            act()
+        return True
+
+    return allowed
+
+
+@contextmanager
+def fresh_tokens() -> Iterator[list[str]]:
+    """Look at the refresh tokens that exchanges bring."""
+    exchange, fresh = Application.exchange, list[str]()
+
+    def looked_at(application: Application, **arguments: str) -> TokenReply:
+        reply = exchange(application, **arguments)
+        fresh.append(reply.refresh_token or "")
+        return reply
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Application, "exchange", looked_at)
+        yield fresh
 
 
 def events(person: Person) -> list[str]:
@@ -468,3 +651,12 @@ def events(person: Person) -> list[str]:
         "SELECT event FROM audit_events WHERE organization_id = %s ORDER BY id", [person.candidate.organization_id]
     )
     return [event for (event,) in rows]
+
+
+def details(person: Person) -> list[tuple[str, str | None]]:
+    """The same, with what was said of each."""
+    rows = person.ledger.execute(
+        "SELECT event, detail FROM audit_events WHERE organization_id = %s ORDER BY id",
+        [person.candidate.organization_id],
+    )
+    return rows.fetchall()

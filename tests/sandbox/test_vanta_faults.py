@@ -228,6 +228,14 @@ def test_expires_in_may_be_missing(customer: Customer) -> None:
     assert "expires_in" not in customer.refresh().json()
 
 
+def test_a_suspension_that_ends_the_named_token_alone(customer: Customer) -> None:
+    customer.fault("suspend", "named_only")
+    assert customer.suspend().status_code == 200
+    assert customer.fired() == [1]
+    assert customer.put().status_code == 401
+    assert customer.refresh().status_code == 200
+
+
 def test_a_narrowed_scope_is_told_and_enforced(customer: Customer) -> None:
     customer.fault("token", "scope")
     customer.tokens = customer.refresh().json()

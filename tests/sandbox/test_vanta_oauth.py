@@ -184,6 +184,24 @@ def test_suspending_either_token_ends_everything_and_can_be_repeated(server: Aut
         _refresh(server, issued.refresh_token)
 
 
+def test_suspending_may_end_the_named_token_alone(server: Authorizations) -> None:
+    first = _exchange(server, _code(server))
+    second = _refresh(server, first.refresh_token)
+
+    def suspend(token: str) -> None:
+        server.suspend({"token": token, "client_id": CONFIG.client_id, "client_secret": "shh"}, named_only=True)
+
+    for _ in range(2):
+        suspend(first.refresh_token)
+    assert server.access(second.access_token)
+    with pytest.raises(OAuthError, match="revoked"):
+        _refresh(server, first.refresh_token)
+    third = _refresh(server, second.refresh_token)
+    suspend(third.access_token)
+    assert server.access(third.access_token) is None
+    _refresh(server, third.refresh_token)
+
+
 def test_suspending_wants_a_known_token_and_the_right_secret(server: Authorizations) -> None:
     issued = _exchange(server, _code(server))
     with pytest.raises(OAuthError, match="invalid_request"):

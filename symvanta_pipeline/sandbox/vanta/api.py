@@ -125,8 +125,9 @@ def token(state: State, call: Call) -> Reply:
 
 def suspend(state: State, call: Call) -> Reply:
     """``POST /v1/oauth/token/suspend``: ends a customer's whole authorization."""
+    named_only = call.fault is not None and call.fault.kind == "named_only"
     try:
-        state.authorizations.suspend(parse(SUSPEND, _json(call)))
+        state.authorizations.suspend(parse(SUSPEND, _json(call)), named_only=named_only)
     except BodyError as error:
         return _oauth_error(400, "invalid_request", str(error))
     except OAuthError as error:

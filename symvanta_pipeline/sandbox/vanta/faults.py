@@ -22,6 +22,7 @@ _ANY: frozenset[str] = frozenset({"authorize", "token", "suspend", "put", "list"
 _API = _ANY - {"authorize"}
 _PUT = frozenset({"put"})
 _TOKEN = frozenset({"token"})
+_SUSPEND = frozenset({"suspend"})
 ENDPOINTS: Mapping[str, frozenset[str]] = {
     "status": _ANY,
     "html": _ANY,
@@ -41,6 +42,7 @@ ENDPOINTS: Mapping[str, frozenset[str]] = {
     "no_refresh_token": _TOKEN,
     "expires_in": _TOKEN,
     "scope": _TOKEN,
+    "named_only": _SUSPEND,
 }
 CDN_PAGE = (
     "<!DOCTYPE html><html lang=en><title>{code} {phrase}</title><h1>{code} {phrase}</h1><hr><p>cloud front</html>"
@@ -58,7 +60,8 @@ class Fault(BaseModel):
             lost), ``slow``, ``invalid_json``, ``no_verdict`` (``{}``), ``success_false`` (nothing applied),
             ``rejected_some`` (the last ``rejected`` records not applied), ``results_ok`` (the other form of success),
             ``ignored`` (success is said and nothing applied), ``no_access_token``, ``no_refresh_token``,
-            ``expires_in`` (``value``, or missing), ``scope`` (the access token carries ``scope`` only).
+            ``expires_in`` (``value``, or missing), ``scope`` (the access token carries ``scope`` only), ``named_only``
+            (a suspension ends the token that it names, and no other of that customer's).
         times: how often it strikes.
         after: how many requests pass first.
         tenant: strikes this ``source_id`` alone.

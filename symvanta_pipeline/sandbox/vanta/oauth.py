@@ -140,8 +140,12 @@ class Authorizations:
             grant = self._own_grant(request)
         return self._renew(grant, scopes=tuple(narrowed_to.split()) or grant.scopes)
 
-    def suspend(self, request: Suspend) -> None:
+    def suspend(self, request: Suspend, *, named_only: bool = False) -> None:
         """End the whole authorization that the token, dead or alive, belongs to. Safe to repeat.
+
+        Args:
+            request: a body of the right shape.
+            named_only: end that token alone, the other reading of what nobody has seen documented.
 
         Raises:
             OAuthError: ``invalid_client`` (401), or ``invalid_request`` (400) for a token never issued.
@@ -150,13 +154,21 @@ class Authorizations:
         tenant = self._tenant_by_token.get(request["token"])
         if tenant is None:
             raise OAuthError(400, "invalid_request", "unknown token")
-        self.revoke(tenant)
+        if named_only:
+            self._end_named(tenant, request["token"])
+        else:
+            self.revoke(tenant)
 
     def revoke(self, tenant: str) -> None:
         """End a customer's authorization, as a disconnect at Vanta's side does."""
         if grant := self._grants.get(tenant):
             grant.access_token = ""
             grant.refresh_tokens.clear()
+
+    def _end_named(self, tenant: str, token: str) -> None:
+        if grant := self._grants.get(tenant):
+            grant.refresh_tokens.pop(token, None)
+            grant.access_token = "" if grant.access_token == token else grant.access_token
 
     def access(self, token: str) -> Access | None:
         """What a token allows now; nothing where it is unknown, expired, superseded or revoked."""
