@@ -13,7 +13,7 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_ty
 
 from symvanta_pipeline.ledger.database import LedgerError, LedgerUnavailable
 from symvanta_pipeline.ledger.live_connection import LiveConnection
-from symvanta_pipeline.ledger.vault import KeyRing, StaleGeneration, StoredToken, Token, Vault
+from symvanta_pipeline.ledger.vault import KeyRing, StaleGeneration, StoredToken, Token, TokenUnreadable, Vault
 from symvanta_pipeline.vanta.oauth import SCOPES, TokenReply
 from symvanta_pipeline.vanta.session import HeldToken
 
@@ -71,6 +71,13 @@ class VaultTokenStore:
         except RetryError:
             raise self._given_up() from None
         return self.load()
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no token any more, readable or not."""
+        try:
+            return self._vault().load(self._id) is None
+        except TokenUnreadable:
+            return False
 
     def _vault(self) -> Vault:
         return Vault(self._ledger.get(), self._keyring)

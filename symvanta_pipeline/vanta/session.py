@@ -7,6 +7,7 @@ The order that keeps a rotating token alive: re-read, refresh only if still need
 own committed transaction, use it only then. All of it happens while the caller holds the customer's lock.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,14 +24,18 @@ from symvanta_pipeline.vanta.errors import (
     RateLimited,
     ScopeMissing,
     Transient,
+    VantaError,
     check_resource_reply,
 )
 from symvanta_pipeline.vanta.oauth import JSON, TIMEOUT, Application, TokenReply, missing_scopes, send
 
 REFRESH_MARGIN = timedelta(minutes=5)  # an access token that ends sooner is refreshed before it is used
 LONGEST_WAIT = 30.0  # seconds that a customer's lock may be held through waiting for a slot
+LONGEST_WAIT_TO_END = 120.0  # the same where the customer was disconnected, so that nobody waits for its lock
 ATTEMPTS = 4
 FIRST_WAIT, LAST_WAIT = 1.0, 8.0  # seconds between attempts after a failure that may pass
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -70,7 +75,10 @@ class TokenStore(Protocol):
         """Return the newest token."""
 
     def save(self, reply: TokenReply, *, replaces: HeldToken) -> HeldToken | None:
-        """Commit what the token endpoint answered; None where a newer token than ``replaces`` is already there."""
+        """Commit what the token endpoint answered; None where ``replaces`` is not the newest token any more."""
+
+    def is_empty(self) -> bool:
+        """Tell whether the customer has no token any more: it was disconnected."""
 
 
 class CustomerSession:
@@ -195,7 +203,27 @@ class CustomerSession:
                 refusal.token_generation = token.generation
                 raise
             return newest
-        return self._store.save(reply, replaces=token) or self._store.load()
+        saved = self._store.save(reply, replaces=token)
+        if saved is None and self._store.is_empty():
+            self._end(reply)
+        return saved or self._store.load()
+
+    def _end(self, reply: TokenReply) -> None:
+        """Ask Vanta to end a token that came for a customer who was disconnected meanwhile: whoever did knew it not."""
+
+        def suspend() -> None:
+            self._spend(self._budgets.token_background, LONGEST_WAIT_TO_END)
+            token = reply.refresh_token or reply.access_token
+            self._checked(self._budgets.token_background, lambda: self._application.suspend(token))
+
+        try:
+            _retrying(suspend)
+        except (VantaError, WouldWait) as error:
+            log.error(  # noqa: TRY400 - the sentence is all there is to say
+                "organization %s: a token that nobody keeps could not be ended, remove Sym at Vanta, too: %s",
+                self.organization_id,
+                error,
+            )
 
     def _refresh(self, token: HeldToken) -> TokenReply:
         self._spend(self._budgets.token_background)
@@ -216,10 +244,11 @@ class CustomerSession:
             self.waited += slot.waited
             held.append(slot)
 
-    def _spend(self, budget: Budget) -> None:
-        self._take(budget, 1, LONGEST_WAIT)
+    def _spend(self, budget: Budget, longest_wait: float | None = None) -> None:
+        longest_wait = LONGEST_WAIT if longest_wait is None else longest_wait
+        self._take(budget, 1, longest_wait)
         held = self._slots[budget]
-        self.waited += budget.spend(held[0], max_wait=LONGEST_WAIT)
+        self.waited += budget.spend(held[0], max_wait=longest_wait)
         held.popleft()  # only now: a slot that could not be spent yet is still ours
 
 

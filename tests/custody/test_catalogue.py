@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from uuid import UUID
@@ -21,9 +22,12 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._grpc.impl import get_external_schedule_execution
 
 from symvanta_pipeline import token_store
+from symvanta_pipeline.connect.consent import Departure
+from symvanta_pipeline.connect.office import leaving_desk
 from symvanta_pipeline.connect.standing import standing_of
 from symvanta_pipeline.definitions import defs
 from symvanta_pipeline.ledger import connections, snapshots
+from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import CustomerLock
 from symvanta_pipeline.ledger.vault import Vault
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
@@ -558,7 +562,9 @@ def test_10_a_disconnect_and_a_quick_reconnect_while_a_run_ends_are_followed_by_
         stopped(parts, start, "before the save") as (worker, hold),
         held(parts.ledger_url, "LOCK TABLE outcomes IN EXCLUSIVE MODE") as end,
     ):
-        disconnect(parts, acme, hold.connection, told=True)
+        worker.stall()
+        leave(acme, hold)
+        worker.go_on()
         end.until_somebody_waits("INSERT INTO outcomes")
         parts.connect(acme, "acme")
     assert worker.ended()["outcome"] == "parked"
@@ -940,35 +946,59 @@ def test_20_a_scope_that_is_granted_again_at_the_next_refresh_is_used_again(part
 # 21: a person ends it in the middle.
 
 
-def disconnect(parts: Parts, organization: UUID, ledger: psycopg.Connection, *, told: bool) -> None:
-    """Disconnect as the connect app does, over that connection; Vanta hears of it or not."""
-    token = parts.token(organization)
-    connections.mark_disconnected(ledger, organization)
-    if told:
-        secret = parts.vanta.config.client_secret.get_secret_value()
-        Application(parts.vanta.config.client_id, secret, parts.vanta.url, parts.vanta.url).suspend(token.refresh_token)
-    Vault(ledger, parts.keyring).erase(organization)
-    ledger.commit()
+def leave(organization: UUID, hold: Hold | None = None) -> Departure:
+    """Disconnect as the command does; over the connection of a hold, where it needs what that holds."""
+    with leaving_desk() as desk, pytest.MonkeyPatch.context() as patched:
+        if hold is None:
+            return desk.leave(organization)
+        suspend = Application.suspend
+
+        def committed_first(application: Application, token: str) -> None:
+            hold.connection.commit()  # which a transaction of its own would have been by now
+            suspend(application, token)
+
+        patched.setattr(Application, "suspend", committed_first)
+        live = LiveConnection(desk.ledger.url)
+        live._connection = hold.connection
+        departure = replace(desk, ledger=live).leave(organization)
+        hold.connection.commit()
+        return departure
+
+
+def left_in_the_middle(parts: Parts, start: Start, place: str, organization: UUID) -> tuple[Departure, dict[str, Any]]:
+    """Disconnect while a worker is stopped somewhere, and tell how the worker ends."""
+    with stopped(parts, start, place) as (worker, hold):
+        worker.stall()
+        if place == "before the save":  # its transaction goes on for as long as it is stalled
+            departure = leave(organization, hold)
+        else:
+            hold.release()
+            departure = leave(organization)
+        worker.go_on()
+        return departure, worker.ended()
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["Vanta told", "Vanta away"])
 @pytest.mark.parametrize(
-    ("place", "refreshed", "generation"),
+    ("place", "refreshed", "suspended"),
     [
-        ("before the load", [], 1),
-        ("before the refresh", [400, 200], 1),
-        ("before the save", [200], 1),
-        ("before the put", [200], 2),
+        ("before the load", [], []),
+        ("before the refresh", [400, 200], [200]),
+        ("before the save", [200], [200]),
+        ("before the put", [200], []),
     ],
 )
 def test_21_a_disconnect_while_a_run_is_under_way_sends_nothing_more_and_is_said_in_words(
-    parts: Parts, start: Start, place: str, refreshed: list[int], generation: int, *, told: bool
+    parts: Parts, start: Start, place: str, *, refreshed: list[int], suspended: list[int], told: bool
 ) -> None:
+    """What the run holds of a token that the disconnect knows not is ended by the run."""
     acme = parts.customer("acme", due=True, known=True)
-    with stopped(parts, start, place) as (worker, hold):
-        assert parts.token(acme).generation == generation
-        disconnect(parts, acme, hold.connection, told=told)
-    ended = worker.ended()
+    if not told:
+        fault(parts, acme, "suspend", "status", status=500)
+    assert {kind: len(alive) for kind, alive in parts.vanta.tokens(str(acme)).items()} == {"access": 1, "refresh": 1}
+    departure, ended = left_in_the_middle(parts, start, place, acme)
+    assert departure.trouble == (None if told else "Vanta cannot answer now (500)")
+    assert fired(parts, acme) == ([] if told else [1])
     now = connections.find(parts.ledger, acme)
     assert now is not None
     since = f"disconnected since {now.disconnected_at:%Y-%m-%d %H:%M} UTC: nothing is sent any more"
@@ -976,9 +1006,26 @@ def test_21_a_disconnect_while_a_run_is_under_way_sends_nothing_more_and_is_said
     assert [status for _, status in calls(parts, acme)] == (refreshed[:1] if told else refreshed[-1:])
     assert (now.state, now.parked_reason, parts.outcome(acme)) == ("disconnected", None, "parked")
     assert Vault(parts.ledger, parts.keyring).load(acme) is None  # no late save brought it back
+    if told or suspended:
+        assert parts.vanta.tokens(str(acme)) == {"access": [], "refresh": []}
     before = calls(parts, acme)
     assert sentences(parts.run("acme")) == {"acme": ("parked", since)}
     assert calls(parts, acme) == before
+    by_the_run = suspended if not told or place == "before the save" else []
+    assert [entry["status"] for entry in parts.journal(acme, "suspend")] == [200 if told else 500, *by_the_run]
+
+
+def test_21_a_token_that_comes_after_the_disconnect_is_dead_also_where_vanta_ends_the_named_one_alone(
+    parts: Parts, start: Start
+) -> None:
+    acme = parts.customer("acme", due=True, known=True)
+    old = fingerprint(parts.token(acme).refresh_token)
+    fault(parts, acme, "suspend", "named_only", times=9)
+    departure, ended = left_in_the_middle(parts, start, "before the save", acme)
+    assert (departure.trouble, ended["outcome"], calls(parts, acme)) == (None, "parked", [("refresh", 200)])
+    first, second = (entry["token_fingerprint"] for entry in parts.journal(acme, "suspend"))
+    assert (first, second != old, fired(parts, acme)) == (old, True, [2])
+    assert parts.vanta.tokens(str(acme))["refresh"] == []
 
 
 def test_21_a_disconnect_between_two_attempts_keeps_the_second_from_being_made(
@@ -991,8 +1038,7 @@ def test_21_a_disconnect_between_two_attempts_keeps_the_second_from_being_made(
     def leave_before_the_second(lock: CustomerLock, generation: int) -> None:
         attempts.append(generation)
         if len(attempts) == 2:
-            with psycopg.connect(parts.ledger_url) as ledger:
-                disconnect(parts, acme, ledger, told=False)
+            leave(acme)
         may_send(lock, generation)
 
     monkeypatch.setattr(CustomerLock, "require_connected", leave_before_the_second)
@@ -1000,3 +1046,4 @@ def test_21_a_disconnect_between_two_attempts_keeps_the_second_from_being_made(
     assert told is not None
     assert told[1].startswith("disconnected since ")
     assert (len(attempts), calls(parts, acme)) == (2, [("put", 503)])
+    assert parts.vanta.tokens(str(acme)) == {"access": [], "refresh": []}

@@ -14,6 +14,7 @@ import requests
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
 from symvanta_pipeline.sandbox.vanta.control import VantaServer, start_vanta
 from symvanta_pipeline.sandbox.vanta.faults import ENDPOINTS
+from symvanta_pipeline.sandbox.vanta.journal import fingerprint
 from symvanta_pipeline.sandbox.vanta.oauth import READ
 
 PATH = "/v1/resources/user_account"
@@ -232,6 +233,10 @@ def test_a_suspension_that_ends_the_named_token_alone(customer: Customer) -> Non
     customer.fault("suspend", "named_only")
     assert customer.suspend().status_code == 200
     assert customer.fired() == [1]
+    assert customer.vanta.tokens(customer.tenant) == {
+        "access": [],
+        "refresh": [fingerprint(customer.tokens["refresh_token"])],
+    }
     assert customer.put().status_code == 401
     assert customer.refresh().status_code == 200
 

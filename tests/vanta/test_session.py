@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from symvanta_pipeline.ledger.vault import StoredToken, Vault
-from symvanta_pipeline.token_store import VaultTokenStore, token_of
+from symvanta_pipeline.token_store import NoToken, VaultTokenStore, token_of
 from symvanta_pipeline.vanta import session
 from symvanta_pipeline.vanta.budget import WouldWait
 from symvanta_pipeline.vanta.client import put_accounts
@@ -177,6 +177,56 @@ def test_a_save_whose_answer_was_lost_is_found_to_be_done(customer: Any) -> None
 
     _, token = customer.put(Lost(customer.live, customer.keyring, customer.organization_id))
     assert token.generation == 2
+    assert customer.calls() == ["refresh", "put"]
+
+
+class Left(VaultTokenStore):
+    """A person disconnects between Vanta's reply and its saving; they know of the token before alone."""
+
+    fresh = ""
+
+    def save(self, reply: TokenReply, *, replaces: HeldToken) -> StoredToken | None:
+        self.fresh = reply.refresh_token or ""
+        assert self._vault().erase(self._id)
+        return super().save(reply, replaces=replaces)
+
+
+@pytest.fixture
+def left(customer: Any) -> Left:
+    """The store of a customer who leaves."""
+    customer.expire()
+    return Left(customer.live, customer.keyring, customer.organization_id)
+
+
+def test_a_token_that_comes_for_who_has_left_is_ended(customer: Any, left: Left) -> None:
+    """Otherwise it would live on at Vanta, where nobody but this run ever knew of it."""
+    customer.fault("suspend", "named_only")
+    with pytest.raises(NoToken):
+        customer.put(left)
+    assert customer.calls() == ["refresh", "suspend"]
+    assert customer.fired() == [1]
+    assert customer.vanta.token(grant_type="refresh_token", refresh_token=left.fresh).status_code == 400
+
+
+def test_a_token_that_could_not_be_ended_is_told(customer: Any, left: Left, caplog: pytest.LogCaptureFixture) -> None:
+    customer.fault("suspend", "status", status=500, times=99)
+    with pytest.raises(NoToken):
+        customer.put(left)
+    assert customer.calls() == ["refresh"] + ["suspend"] * ATTEMPTS
+    assert f"organization {customer.tenant}: a token that nobody keeps could not be ended" in caplog.text
+    assert left.fresh not in caplog.text
+
+
+def test_a_token_that_comes_for_who_was_connected_again_is_left_alone(customer: Any) -> None:
+    """Whether the newer consent ended it, nobody knows; to suspend it could end that one, too."""
+
+    class Again(VaultTokenStore):
+        def save(self, reply: TokenReply, *, replaces: HeldToken) -> StoredToken | None:
+            customer.consent()
+            return super().save(reply, replaces=replaces)
+
+    customer.expire()
+    customer.put(Again(customer.live, customer.keyring, customer.organization_id))
     assert customer.calls() == ["refresh", "put"]
 
 

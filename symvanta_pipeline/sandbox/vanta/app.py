@@ -23,7 +23,7 @@ from symvanta_pipeline.sandbox.vanta.api import Call, Reply, State
 from symvanta_pipeline.sandbox.vanta.budget import SlidingWindow
 from symvanta_pipeline.sandbox.vanta.config import InstallationUrl, VantaConfig
 from symvanta_pipeline.sandbox.vanta.faults import ArmedFault, Fault
-from symvanta_pipeline.sandbox.vanta.journal import Entry
+from symvanta_pipeline.sandbox.vanta.journal import Entry, fingerprint
 from symvanta_pipeline.sandbox.vanta.openapi import document
 
 PUT_PATHS = ("/v1/resources/user_account", "/v1/resources/user_account/sync_all")
@@ -261,14 +261,6 @@ def _sandbox_routes(state: State) -> list[Route]:
         state.faults.clear()
         return Response(status_code=204)
 
-    async def accounts(request: Request) -> Response:
-        stored = state.accounts.stored(request.path_params["tenant"])
-        return JSONResponse([record.content() for record in stored])
-
-    async def label(request: Request) -> Response:
-        state.labels[request.path_params["tenant"]] = _LABEL.validate_json(await request.body())["name"]
-        return Response(status_code=204)
-
     return [
         _route("/_sandbox/journal", journal, "GET"),
         _route("/_sandbox/journal", clear_journal, "DELETE"),
@@ -276,7 +268,26 @@ def _sandbox_routes(state: State) -> list[Route]:
         _route("/_sandbox/faults", faults, "GET"),
         _route("/_sandbox/faults", _explained(arm_fault), "POST"),
         _route("/_sandbox/faults", clear_faults, "DELETE"),
+        *_tenant_routes(state),
+    ]
+
+
+def _tenant_routes(state: State) -> list[Route]:
+    async def accounts(request: Request) -> Response:
+        stored = state.accounts.stored(request.path_params["tenant"])
+        return JSONResponse([record.content() for record in stored])
+
+    async def tokens(request: Request) -> Response:
+        alive = state.authorizations.alive(request.path_params["tenant"])
+        return JSONResponse({kind: [fingerprint(token) for token in found] for kind, found in alive.items()})
+
+    async def label(request: Request) -> Response:
+        state.labels[request.path_params["tenant"]] = _LABEL.validate_json(await request.body())["name"]
+        return Response(status_code=204)
+
+    return [
         _route("/_sandbox/accounts/{tenant:path}", accounts, "GET"),
+        _route("/_sandbox/tokens/{tenant:path}", tokens, "GET"),
         _route("/_sandbox/tenants/{tenant:path}", _explained(label), "PUT"),
     ]
 

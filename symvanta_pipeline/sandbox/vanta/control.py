@@ -74,6 +74,11 @@ class VantaServer(StandIn):
         accounts: list[dict[str, Any]] = self._sandbox("GET", f"accounts/{quote(tenant, safe='')}").json()
         return accounts
 
+    def tokens(self, tenant: str) -> dict[str, list[str]]:
+        """Fingerprints of a tenant's ``access`` and ``refresh`` tokens that would be taken now."""
+        tokens: dict[str, list[str]] = self._sandbox("GET", f"tokens/{quote(tenant, safe='')}").json()
+        return tokens
+
     def name_tenant(self, tenant: str, name: str) -> None:
         """Give a tenant a display name."""
         self._sandbox("PUT", f"tenants/{quote(tenant, safe='')}", {"name": name})

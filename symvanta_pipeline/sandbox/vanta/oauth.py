@@ -165,6 +165,16 @@ class Authorizations:
             grant.access_token = ""
             grant.refresh_tokens.clear()
 
+    def alive(self, tenant: str) -> dict[str, list[str]]:
+        """Which of a customer's tokens would be taken now, by kind."""
+        grant = self._grants.get(tenant)
+        if grant is None:
+            return {"access": [], "refresh": []}
+        return {
+            "access": [grant.access_token] if self.access(grant.access_token) else [],
+            "refresh": [value for value, token in grant.refresh_tokens.items() if self._is_usable(token)],
+        }
+
     def _end_named(self, tenant: str, token: str) -> None:
         if grant := self._grants.get(tenant):
             grant.refresh_tokens.pop(token, None)
@@ -202,9 +212,14 @@ class Authorizations:
             raise OAuthError(400, "invalid_grant", "the refresh token is unknown or revoked")
         if token.superseded:
             token.first_reuse_at = token.first_reuse_at or self._now()
-            if self._now() - token.first_reuse_at >= self._config.refresh_grace_seconds:
-                raise OAuthError(400, "invalid_grant", "the refresh token was superseded too long ago")
+        if not self._is_usable(token):
+            raise OAuthError(400, "invalid_grant", "the refresh token was superseded too long ago")
         return grant
+
+    def _is_usable(self, token: _RefreshToken) -> bool:
+        if not token.superseded:
+            return True
+        return self._now() - (token.first_reuse_at or self._now()) < self._config.refresh_grace_seconds
 
     def _own_grant(self, request: ClientCredentials) -> _Grant:
         """A private application's grant: its own tenant, no refresh token."""
