@@ -86,6 +86,12 @@ def _before_first_sync(record: CustomerRecord, now: datetime) -> Standing:
 def _connected(state: str, record: CustomerRecord, now: datetime) -> Standing:
     if state == "held":
         return Standing("trouble", "Connected: the sync is on hold", _held_text(record))
+    if state == "failing" and record.needs_reconnect:
+        return Standing(
+            "trouble",
+            "Connected, but the permission is not enough any more",
+            "Nothing is sent until you reconnect; Vanta keeps what it was sent before.",
+        )
     is_accepted = record.last_accepted_at is not None and record.last_accepted_at >= record.connected_at
     if state in ("failing", "late") or not is_accepted:
         return Standing(

@@ -13,6 +13,9 @@ State = Literal["new", "healthy", "late", "held", "parked", "failing", "disconne
 # An hourly push may be late by half an hour before it is worth a word.
 LATE_AFTER = timedelta(minutes=90)
 
+# Kinds of failure that trying again hardly ever mends, and a new consent does.
+NEEDS_RECONNECT = frozenset({"ScopeMissing", "TokenUnreadable", "NoToken"})
+
 
 @dataclass(frozen=True)
 class CustomerRecord:
@@ -54,6 +57,11 @@ class CustomerRecord:
     change_hash: str | None = None
     held_since: datetime | None = None
     outcome_is_current: bool = True
+
+    @property
+    def needs_reconnect(self) -> bool:
+        """Whether the latest attempt failed for what only a new consent mends."""
+        return self.outcome_kind in NEEDS_RECONNECT
 
     @property
     def is_tried(self) -> bool:
@@ -108,7 +116,9 @@ def _next_step(state: State, record: CustomerRecord) -> str:
         "held": f"Nothing was sent: {what}."
         if record.change_hash
         else f"Nothing was sent ({what}): correct it in Sym, the next hourly run tries again.",
-        "failing": f"The last attempt failed ({what}): the next hourly run tries again; its log has the details.",
+        "failing": f"The last attempt failed ({what}): somebody must reconnect it: {reconnect}"
+        if record.needs_reconnect
+        else f"The last attempt failed ({what}): the next hourly run tries again; its log has the details.",
         "parked": f"Vanta refused the connection ({reason}): somebody must reconnect it: {reconnect}",
         "disconnected": f"Nothing is sent any more; to start again: {reconnect}",
     }

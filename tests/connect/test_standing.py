@@ -114,6 +114,16 @@ NEVER_SYNCED = {"last_accepted_at": None, "active": None, "deactivated": None, "
             False,
             True,
         ),
+        *[
+            (
+                {"outcome": outcome, "outcome_kind": kind, "outcome_at": ago(minutes=1)},
+                "trouble",
+                "Connected, but the permission is not enough any more",
+                False,
+                True,
+            )
+            for outcome, kind in (("refused", "ScopeMissing"), ("failing", "TokenUnreadable"), ("failing", "NoToken"))
+        ],
         (
             {"connection_state": "parked", "parked_reason": "refused"},
             "trouble",
@@ -135,6 +145,13 @@ def test_each_state_has_its_words(
         is_connected,
     )
     assert standing.text.endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["ScopeMissing", "TokenUnreadable", "NoToken"])
+def test_who_has_to_reconnect_is_not_told_to_wait(kind: str) -> None:
+    standing = standing_of(record(outcome="failing", outcome_kind=kind, outcome_at=ago(minutes=1)), NOW)
+    assert "until you reconnect" in standing.text
+    assert "nothing to do" not in standing.text.lower()
 
 
 def test_who_is_on_hold_reads_why() -> None:

@@ -48,6 +48,7 @@ REFUSED_GRANT = "Vanta refused the grant (invalid_grant): consent has to be give
 REFUSED_APPLICATION = (
     "Vanta refused our own application (invalid_client): check VANTA_CLIENT_ID and VANTA_CLIENT_SECRET"
 )
+TO_RECONNECT = "Connected, but the permission is not enough any more"
 LOST_LOCK = "the connection of its lock is gone"
 
 
@@ -911,6 +912,7 @@ def test_19_a_token_that_was_planted_in_the_row_is_never_used(
             assert failure[1].startswith(f"organization {organization}: its stored ")
             assert failure[1].endswith("it was changed, or moved here from elsewhere; reconnect the customer")
             assert calls(parts, organization) == []
+            assert page(parts, organization) == TO_RECONNECT
             parts.connect(organization, slug)
     assert sentences(parts.run(*planted)) == dict.fromkeys(planted)
 
@@ -921,6 +923,7 @@ def test_20_a_scope_that_was_narrowed_at_a_refresh_is_named_saved_and_not_used(p
     told = sentences(parts.run("acme", "other"))
     missing = f"Vanta no longer grants {WRITE}: nothing is sent until the customer is connected again"
     assert told == {"acme": ("refused", missing), "other": None}
+    assert page(parts, acme) == TO_RECONNECT
     assert fired(parts, acme) == [1]
     saved = parts.token(acme)
     assert (saved.generation, saved.scope) == (2, READ)  # the grant was rotated all the same

@@ -42,6 +42,14 @@ def last(outcome: str, minutes: int, sentence: str | None = "rule email broken b
         ({**NEVER, **last("failing", 1), "connected_at": NOW - 5 * MINUTE, "outcome_is_current": False}, "new", ""),
         (last("refused", 1), "failing", "rule email broken by 1"),
         (last("failing", 1, None), "failing", "no reason was recorded"),
+        *[
+            (
+                {**last(outcome, 1, "it is of no use"), "outcome_kind": kind},
+                "failing",
+                "(it is of no use): somebody must reconnect it: symvanta connect acme",
+            )
+            for outcome, kind in (("refused", "ScopeMissing"), ("failing", "TokenUnreadable"), ("failing", "NoToken"))
+        ],
         (last("busy", 1), "healthy", "Nothing to do."),
         ({**last("busy", 1), "last_accepted_at": NOW - 91 * MINUTE}, "late", "dagster-daemon"),
         (last("parked", 1), "healthy", "Nothing to do."),
