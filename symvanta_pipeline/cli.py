@@ -117,7 +117,13 @@ def connect(slug: str, *, no_browser: bool, port: int, timeout: int) -> None:
         sys.stdout.flush()
         if not no_browser:
             webbrowser.open(request.url)
-        connection = desk.take(request, server.wait(timeout), actor=_operator())
+
+        def still_allowed() -> bool:
+            _require_alive(candidate)
+            return True
+
+        answer = server.wait(request.state, timeout)
+        connection = desk.take(request, answer, actor=_operator(), still_allowed=still_allowed)
     click.echo(f"{connection.customer} is connected; its first sync follows by itself within seconds.", err=True)
 
 

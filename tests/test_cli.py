@@ -262,7 +262,6 @@ def test_connect_opens_a_browser(world: World, monkeypatch: pytest.MonkeyPatch) 
 
 NO_CONSENT: list[tuple[Act, str]] = [
     (deny, "consent was denied"),
-    (lambda url: come_back(url, state="canary"), "wrong state"),
     (lambda url: come_back(url, error="canary"), "reported an error"),
     (lambda url: come_back(url, code=""), "no authorization code"),
     (lambda url: come_back(url, code="canary"), "consent has to be given again"),
@@ -277,6 +276,29 @@ def test_a_consent_that_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -
         assert parse_qs(urlsplit(url.strip()).query)["state"][0] not in result.stderr
         assert world.stored() == (0, 0, [])
         assert world.consents() == 0
+
+
+def test_any_web_page_can_send_the_browser_back_and_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strays_first(url: str) -> None:
+        redirect = parse_qs(urlsplit(url).query)["redirect_uri"][0]
+        for stray in ({"state": "canary", "code": "canary"}, {"error": "access_denied"}):
+            assert requests.get(redirect, stray, timeout=30).status_code == 200
+        allow(url)
+
+    result = connect(monkeypatch, strays_first, "acme")
+    assert result.exit_code == 0, result.output
+    assert world.stored() == (1, 1, ["acme"])
+
+
+def test_an_organization_that_goes_while_somebody_decides_is_not_connected(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allow_too_late(url: str) -> None:
+        world.sym.execute("UPDATE organizations SET deleted_at = now() WHERE id = %s", world.organization_id)
+        allow(url)
+
+    failed(connect(monkeypatch, allow_too_late, "acme"), "is gone from Sym: nothing can be connected")
+    assert (world.stored(), world.consents()) == ((0, 0, []), 0)
 
 
 def test_a_code_that_was_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

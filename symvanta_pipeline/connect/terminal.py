@@ -4,10 +4,12 @@ Belongs here: that server and the wait. Does not belong here: what an answer mea
 http redirects to 127.0.0.1 on any port (documented).
 """
 
+import hmac
 import queue
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,7 +31,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class CallbackServer:
-    """Waits for one redirect.
+    """Waits for the redirect that answers one request.
 
     Attributes:
         redirect_uri: exactly what Vanta has to be given.
@@ -39,16 +41,19 @@ class CallbackServer:
         self.redirect_uri = f"http://127.0.0.1:{server.server_port}{CALLBACK_PATH}"
         self._answers = answers
 
-    def wait(self, timeout: float) -> Answer:
-        """Return the first answer that arrives.
+    def wait(self, state: str, timeout: float) -> Answer:
+        """Return the first answer with this state; others are passed over, since any web page can send a browser here.
 
         Raises:
             ConsentError: none came within ``timeout`` seconds.
         """
-        try:
-            return self._answers.get(timeout=timeout)
-        except queue.Empty:
-            raise ConsentError(f"nobody answered the consent page within {timeout:.0f} s: start again") from None
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                answer = self._answers.get(timeout=left)
+                if hmac.compare_digest(answer.state.encode(), state.encode()):
+                    return answer
+        raise ConsentError(f"nobody answered the consent page within {timeout:.0f} s: start again")
 
 
 @contextmanager
