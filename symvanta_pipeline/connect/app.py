@@ -101,7 +101,7 @@ class ConnectApp:
             eligible = [membership for membership in found if membership.may_connect]
             if not eligible:
                 verdict = judged(found, lambda _: True)
-                return self._refused(desk, session, verdict)
+                return self._refused(desk, session, verdict, INSTALL)
             # A person may be two users of one organization.
             by_organization = {membership.organization_id: membership for membership in eligible}
             if len(by_organization) > 1:
@@ -172,7 +172,8 @@ class ConnectApp:
                 )
             verdict = judged_by_id(self.office.memberships(session.subject), asked.organization_id)
             if verdict.membership is None or verdict.reason:
-                return self._refused(desk, session, verdict, asked.organization_id)
+                at = _status_path(verdict.membership.slug) if verdict.membership else INSTALL
+                return self._refused(desk, session, verdict, at, asked.organization_id)
             if not asked.is_first_use:  # a double click, or the back button: it is done, or being done
                 return _redirect(_status_path(verdict.membership.slug))
             return self._take(desk, session, verdict.membership, state, request)
@@ -244,7 +245,7 @@ class ConnectApp:
             found = self.office.memberships(subject)
             if not found:
                 self._write_down(desk, subject, Verdict(None, "unknown_person"), None)
-                return pages.refusal("unknown_person", csrf=None)
+                return pages.refusal("unknown_person", then=then, csrf=None)
             session = web_sessions.begin(
                 desk.ledger.get(),
                 desk.keyring,
@@ -268,14 +269,15 @@ class ConnectApp:
         """Return the person's membership in the organization that has this slug today, or the page that refuses."""
         verdict = judged(self.office.memberships(session.subject), lambda membership: membership.slug == slug)
         if verdict.membership is None or verdict.reason:
-            return self._refused(desk, session, verdict, self.office.organization_id(slug))
+            return self._refused(desk, session, verdict, _status_path(slug), self.office.organization_id(slug))
         return verdict.membership
 
     def _refused(
-        self, desk: Desk, session: WebSession, verdict: Verdict, organization_id: UUID | None = None
+        self, desk: Desk, session: WebSession, verdict: Verdict, at: str, organization_id: UUID | None = None
     ) -> Response:
+        """Write a refusal down, and offer to come back to the same page as somebody else."""
         self._write_down(desk, session.subject, verdict, organization_id)
-        return pages.refusal(verdict.reason or "other_organization", csrf=_csrf(session))
+        return pages.refusal(verdict.reason or "other_organization", then=at, csrf=_csrf(session))
 
     def _write_down(self, desk: Desk, subject: str, verdict: Verdict, organization_id: UUID | None) -> None:
         """Put a refusal into the audit log, once an hour where it is the same."""
@@ -293,7 +295,14 @@ class ConnectApp:
         organization_id = UUID(membership.organization_id)
         asked = desk.ask(Candidate(organization_id, membership.slug), self.public_url + CALLBACK)
         consent_requests.remember(desk.ledger.get(), session, asked.state, organization_id, lifetime=CONSENT_LIFETIME)
-        audit.record(desk.ledger.get(), "consent_asked", organization_id=organization_id, actor=membership.user_id)
+        # Any page can send a browser to where it begins.
+        audit.record_once(
+            desk.ledger.get(),
+            "consent_asked",
+            organization_id=organization_id,
+            actor=membership.user_id,
+            within=CONSENT_LIFETIME,
+        )
         return asked.url
 
     def _take(self, desk: Desk, session: WebSession, membership: Membership, state: str, request: Request) -> Response:
@@ -435,7 +444,7 @@ def _consent_failed(error: Exception, answer: Answer, session: WebSession, membe
     elif isinstance(error, TooManyAttempts):
         text, status = f"{_sentence(error)} This keeps Vanta reachable for everybody.", 429
     elif isinstance(error, NoLongerAllowed):
-        return pages.refusal("not_an_admin", csrf=_csrf(session))
+        return pages.refusal("not_an_admin", then=_status_path(membership.slug), csrf=_csrf(session))
     elif isinstance(error, GrantRefused):
         text = "Vanta did not accept its own answer any more; perhaps it took too long. Please start again."
     elif isinstance(error, VantaError):

@@ -6,6 +6,7 @@ Belongs here: rendering, and the words for each refusal and trouble. Does not be
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
@@ -88,7 +89,14 @@ def not_signed_in() -> HTMLResponse:
     return message("You are not signed in any more", text, status=400, step=SIGN_IN)
 
 
-def refusal(reason: str, *, csrf: str | None) -> HTMLResponse:
-    """Render the page for somebody who has signed in and may not do this."""
+def refusal(reason: str, *, then: str, csrf: str | None) -> HTMLResponse:
+    """Render the page for somebody who has signed in and may not do this.
+
+    Args:
+        reason: one of ``REFUSALS``.
+        then: the page of ours that signing in as somebody else leads to.
+        csrf: the token of the form that signs out, where there is a session.
+    """
     title, text = REFUSALS[reason]
-    return message(title, text, status=403, step=AS_SOMEBODY_ELSE, csrf=csrf)
+    step = Step(AS_SOMEBODY_ELSE.label, f"{AS_SOMEBODY_ELSE.path}&next={quote(then, safe='')}")
+    return message(title, text, status=403, step=step, csrf=csrf)

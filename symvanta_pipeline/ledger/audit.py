@@ -82,15 +82,15 @@ def record_once(
     *,
     organization_id: UUID | None,
     actor: str | None,
-    detail: str,
+    detail: str | None = None,
     within: timedelta,
 ) -> None:
     """Add an event unless the same one was added a while ago: what anybody can repeat must not fill the table."""
     known = connection.execute(
         """
         SELECT FROM audit_events
-        WHERE event = %s AND organization_id IS NOT DISTINCT FROM %s AND actor IS NOT DISTINCT FROM %s AND detail = %s
-          AND at > clock_timestamp() - %s
+        WHERE event = %s AND organization_id IS NOT DISTINCT FROM %s AND actor IS NOT DISTINCT FROM %s
+          AND detail IS NOT DISTINCT FROM %s AND at > clock_timestamp() - %s
         LIMIT 1
         """,
         [event, organization_id, actor, detail, within],

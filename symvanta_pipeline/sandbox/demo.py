@@ -280,7 +280,7 @@ def _connect_customers(ledger: LiveConnection) -> list[str]:
             else:
                 request = desk.ask(Candidate(customer.id, customer.slug), server.redirect_uri)
                 browser.get(f"{request.url}&auto=1", timeout=10).raise_for_status()
-                desk.take(request, server.wait(10), connected_by="demo")
+                desk.take(request, server.wait(request.state, 10), connected_by="demo")
     return partitions
 
 

@@ -17,7 +17,8 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Locator, Page, expect
 
 from symvanta_pipeline.connect.pages import REFUSALS
-from symvanta_pipeline.ledger import connections
+from symvanta_pipeline.ledger import connections, snapshots
+from symvanta_pipeline.ledger.snapshots import AttemptOutcome
 from symvanta_pipeline.ledger.vault import KeyRing, Token
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.support.browsing import Window, keep
@@ -458,11 +459,7 @@ class TestMovesThatPeopleMake:
 
 def spare_the_sync(customer: Customer) -> None:
     """Keep the sensor from asking for a sync that nobody will look at: as if it had been tried already."""
-    customer.site.ledger.execute(
-        "INSERT INTO outcomes (organization_id, at, outcome, run_id) VALUES (%s, clock_timestamp(), 'busy', 'none')"
-        " ON CONFLICT (organization_id) DO UPDATE SET at = excluded.at",
-        [customer.id],
-    )
+    snapshots.record_outcome(customer.site.ledger, customer.id, "busy", run_id="none")
 
 
 def count_submissions(tab: Page) -> None:
@@ -550,17 +547,17 @@ def too_wide(tab: Page) -> dict[str, list[str]]:
     return {"too wide": [f"{needed} pixels"]} if needed > width else {}
 
 
+OUTCOMES: dict[str, AttemptOutcome] = {"held": "held", "failing": "failing", "parked": "parked"}
+
+
 def settle(site: Site, keyring: KeyRing, customer: Customer, state: str) -> None:
     """Put a connection into a state at one stroke, so that no sensor sees it on the way there."""
     token = Token("access", "refresh", datetime.now(UTC) + timedelta(hours=1), "scope")
     sentence = f"rule email (email) broken by 1: {customer.id}" if state == "held" else None
     with site.ledger.transaction():
         connections.connect_customer(site.ledger, keyring, customer.id, customer.slug, token)
-        site.ledger.execute(
-            "INSERT INTO outcomes (organization_id, at, outcome, sentence, run_id)"
-            " VALUES (%s, clock_timestamp(), %s, %s, 'run')",
-            [customer.id, "accepted" if state == "disconnected" else state, sentence],
-        )
+        outcome = OUTCOMES.get(state, "accepted")
+        snapshots.record_outcome(site.ledger, customer.id, outcome, run_id="run", sentence=sentence)
         if state == "accepted":
             site.ledger.execute(
                 "INSERT INTO accepted_snapshots (organization_id, run_id, read_at, body_sha256, token_generation,"

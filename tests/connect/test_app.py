@@ -12,6 +12,7 @@ import requests
 from dagster._core.instance.ref import InstanceRef
 
 from symvanta_pipeline.connect.pages import REFUSALS
+from symvanta_pipeline.ledger import snapshots
 from symvanta_pipeline.ledger.locks import consent_lock
 from tests.conftest import SymRows
 from tests.support.site import Site
@@ -105,11 +106,7 @@ class TestConnecting:
             " active, deactivated) VALUES (%s, 'run', clock_timestamp(), %s, 1, 7, 5, 2)",
             [organization, "0" * 64],
         )
-        site.ledger.execute(
-            "INSERT INTO outcomes (organization_id, at, outcome, run_id)"
-            " VALUES (%s, clock_timestamp(), 'accepted', 'run')",
-            [organization],
-        )
+        snapshots.record_outcome(site.ledger, organization, "accepted", run_id="run")
         page = visitor.get(f"{site.url}/orgs/{slug}/vanta")
         assert "Connected: first sync accepted" in page.text
         assert "5 active, 2 deactivated" in page.text
@@ -200,12 +197,31 @@ class TestWhoMay:
         visitor.get(f"{site.url}/orgs/{slug}/vanta")
         assert site.audit(organization) == [("refused", "other_organization")]  # the same is told once an hour
 
+    @pytest.mark.parametrize("known", [True, False], ids=["no admin there", "unknown"])
+    def test_signing_in_as_somebody_else_leads_back_to_the_page(self, site: Site, *, known: bool) -> None:
+        """Whoever followed a link while signed in as the wrong person should still arrive."""
+        (own, _), (organization, slug) = site.organization(), site.organization()
+        visitor, page = site.visit(f"/orgs/{slug}/vanta", site.admin(own) if known else site.stranger())
+        assert page.status == 403
+        login = visitor.get(site.url + page.links["Sign in as somebody else"])
+        page = site.sign_in(visitor, login, site.admin(organization))
+        assert (page.status, page.path) == (200, f"/orgs/{slug}/vanta")
+
+    def test_who_was_refused_at_vantas_door_comes_back_to_it(self, site: Site) -> None:
+        (organization, _), (other, _) = site.organization(), site.organization()
+        visitor, page = site.visit("/vanta/install", site.admin(organization, type="member"))
+        assert page.status == 403
+        login = visitor.get(site.url + page.links["Sign in as somebody else"])
+        page = site.sign_in(visitor, login, site.admin(other))
+        assert query_of(page.url)["source_id"] == str(other)
+
     def test_an_organization_that_does_not_exist_looks_the_same(self, site: Site) -> None:
         """Otherwise anybody with a login could list Sym's customers."""
         (own, _), (_, slug) = site.organization(), site.organization()
         visitor, real = site.visit(f"/orgs/{slug}/vanta", site.admin(own))
         invented = visitor.get(f"{site.url}/orgs/no-such-organization/vanta")
         assert (real.status, real.text) == (invented.status, invented.text)
+        assert real.html.replace(slug, "no-such-organization") == invented.html
 
     def test_whoever_lost_the_right_meanwhile_is_refused_at_the_callback(self, site: Site) -> None:
         organization, slug = site.organization()

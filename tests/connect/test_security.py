@@ -5,12 +5,13 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import psycopg
 import pytest
 import requests
 
+from symvanta_pipeline.ledger.consent_requests import UNUSED_PER_SESSION
 from symvanta_pipeline.sandbox.dagster_stack import free_port
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.support.parts import refusing_connections, until
@@ -133,7 +134,48 @@ class TestForms:
         assert (answer.status_code, answer.headers["Location"]) == (303, "/auth/login?next=%2Forgs%2Facme%2Fvanta")
 
 
+class TestReading:
+    """A GET changes nothing that anybody could mind, wherever a stranger's page sends a browser."""
+
+    def test_a_button_that_is_pressed_by_a_link_is_not_pressed(self, site: Site) -> None:
+        organization, slug = site.organization()
+        visitor, _ = site.connected(slug, site.admin(organization))
+        before = site.token(organization)
+        question = visitor.get(f"{site.url}/orgs/{slug}/vanta?confirm=disconnect")
+        fields = question.form("Disconnect Vanta").fields
+        for action in ("disconnect", "connect"):
+            page = visitor.get(f"{site.url}/orgs/{slug}/vanta?{urlencode({**fields, 'action': action})}")
+            assert (page.status, page.path) == (200, f"/orgs/{slug}/vanta")
+        connection = site.connection(organization)
+        assert connection is not None
+        assert (connection.state, connection.generation, site.token(organization)) == ("connected", 1, before)
+        assert [event for event, _ in site.audit(organization)] == ["consent_asked", "connected"]
+
+    def test_opening_the_installation_url_over_and_over_fills_no_table(self, site: Site) -> None:
+        """Any page can send an admin's browser there; what is append-only must not grow by it."""
+        organization, _ = site.organization()
+        visitor, page = site.visit("/vanta/install", site.admin(organization))
+        for _ in range(12):
+            page = visitor.get(f"{site.url}/vanta/install")
+            assert page.url.startswith(site.vanta.url)
+        assert site.audit(organization) == [("consent_asked", None)]
+        [(waiting,)] = site.ledger.execute(
+            "SELECT count(*) FROM consent_requests WHERE organization_id = %s", [organization]
+        ).fetchall()
+        assert waiting == UNUSED_PER_SESSION
+        assert visitor.submit(page, "Allow").status == 200
+
+
 class TestRedirects:
+    def test_signing_in_as_somebody_else_leads_to_our_own_pages_only(self, site: Site) -> None:
+        (own, _), path = site.organization(), "/orgs/..%2f..%2fevil.example%2f/vanta"
+        visitor, page = site.visit("/vanta/install", site.admin(own), until=site.vanta.url)
+        page = visitor.get(site.url + path)
+        assert page.status in (403, 404)
+        login = visitor.get(f"{site.url}/auth/login?again&next={quote('//evil.example/vanta', safe='')}")
+        page = site.sign_in(visitor, login, site.admin(own), until=f"{site.url}/vanta/install")
+        assert page.via[-1] == f"{site.url}/vanta/install"
+
     @pytest.mark.parametrize(
         "wanted",
         [
