@@ -134,6 +134,29 @@ def test_an_issuer_of_another_name_is_refused(server: LoginServer) -> None:
         Login(server.url + "/", server.config.client_id, SECRET, REDIRECT_URI).begin("/")
 
 
+@pytest.mark.parametrize("named", ["authorization_endpoint", "token_endpoint", "jwks_uri", "end_session_endpoint"])
+def test_an_endpoint_without_https_is_refused(server: LoginServer, named: str) -> None:
+    """Somebody on the way could read the code and our secret, or publish keys of their own."""
+    server.fault("unsafe_endpoint", named=named)
+    with pytest.raises(LoginUnavailable, match=f"no usable {named}"):
+        client(server).begin("/")
+    assert [f["fired"] for f in server.faults()] == [1]
+    client(server).begin("/")
+
+
+@pytest.mark.parametrize("endpoint", ["discovery", "jwks", "token"])
+def test_no_redirect_is_followed(login: Login, server: LoginServer, endpoint: str) -> None:
+    """Whoever answers from elsewhere is not the issuer; the address that is pointed to would have answered well."""
+    handshake, code = signed_in(login)
+    fresh = client(server)
+    before = len(server.journal(endpoint))
+    server.fault("redirect", on=endpoint)
+    with pytest.raises(LoginUnavailable) as refused:
+        fresh.finish(handshake, code)
+    assert [entry["status"] for entry in server.journal(endpoint)[before:]] == [307]
+    assert_names_no_secret(refused.value, handshake, code)
+
+
 def test_a_wrong_client_secret_is_our_own_trouble(server: LoginServer) -> None:
     wrong = client(server, secret="wrong-canary")
     handshake, code = signed_in(wrong)

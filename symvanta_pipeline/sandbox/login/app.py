@@ -11,7 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -37,7 +44,7 @@ def _endpoint(state: State, name: str, handler: Handler) -> View:
         call = Call(state, request, await request.body(), entry)
         if slow := call.fire("slow"):
             await asyncio.sleep(slow.delay)
-        response = _instead(call.fire(*INSTEAD)) or handler(call)
+        response = _instead(call.fire(*INSTEAD), request) or handler(call)
         response.headers.update(NO_STORE)
         if response.status_code in SUCCESSFUL and (huge := call.fire("huge")):
             response = _huge(response, huge.size)
@@ -47,10 +54,12 @@ def _endpoint(state: State, name: str, handler: Handler) -> View:
     return view
 
 
-def _instead(fault: Fault | None) -> Response | None:
+def _instead(fault: Fault | None, request: Request) -> Response | None:
     """The answer that replaces all work."""
     if fault is None:
         return None
+    if fault.kind == "redirect":
+        return RedirectResponse(str(request.url), 307)
     if fault.kind == "drop":
         return Dropped()
     if fault.kind == "html":

@@ -114,6 +114,8 @@ def discovery(call: Call) -> Response:
         "request_uri_parameter_supported": False,
         "claims_parameter_supported": False,
     }
+    if unsafe := call.fire("unsafe_endpoint"):
+        document[unsafe.named] = "http://login.example/"
     return JSONResponse(document)
 
 

@@ -24,11 +24,12 @@ ID_TOKEN = (
     "subject_not_text",
     "malformed",
 )
-INSTEAD = ("status", "html", "drop")
+INSTEAD = ("status", "html", "drop", "redirect")
 ENDPOINTS: Mapping[str, tuple[Endpoint, ...]] = {
     **dict.fromkeys((*INSTEAD, "slow"), _ALL),
     "huge": ("discovery", "jwks", "token"),
     "other_issuer": ("discovery",),
+    "unsafe_endpoint": ("discovery",),
     "other_state": ("authorize",),
     "server_error": ("authorize",),
     "invalid_grant": ("token",),
@@ -42,18 +43,20 @@ class Fault(BaseModel):
 
     Attributes:
         kind: in place of any work: ``status`` (``status``, as JSON), ``html`` (200 and a page), ``drop`` (the
-            connection closes). Before it: ``slow`` (``delay``). Of a successful answer: ``huge`` (``size`` bytes more,
-            still valid JSON), ``other_issuer`` (of the discovery document), ``other_state`` and ``server_error`` (of
-            the redirect to the client), ``no_id_token``. ``invalid_grant`` refuses a code that was good, and spends
-            it. The rest spoils the ID token: ``wrong_nonce``, ``no_nonce``, ``wrong_issuer``, ``wrong_audience``,
-            ``expired`` (an hour ago), ``alg_none``, ``foreign_key`` (signed with another key, under the published
-            one's id), ``hs256`` (with the client secret as key), ``no_subject``, ``subject_not_text`` (a number),
-            ``malformed`` (no JWT).
+            connection closes), ``redirect`` (307 to the same address, which then answers). Before it: ``slow``
+            (``delay``). Of a successful answer: ``huge`` (``size`` bytes more, still valid JSON), ``other_issuer`` and
+            ``unsafe_endpoint`` (of the discovery document, which names one endpoint on another host, without https),
+            ``other_state`` and ``server_error`` (of the redirect to the client), ``no_id_token``. ``invalid_grant``
+            refuses a code that was good, and spends it. The rest spoils the ID token: ``wrong_nonce``, ``no_nonce``,
+            ``wrong_issuer``, ``wrong_audience``, ``expired`` (an hour ago), ``alg_none``, ``foreign_key`` (signed with
+            another key, under the published one's id), ``hs256`` (with the client secret as key), ``no_subject``,
+            ``subject_not_text`` (a number), ``malformed`` (no JWT).
         on: the endpoint that it strikes; may be left out where a kind can strike one only.
         times: how often it strikes.
         status: for ``status``.
         delay: seconds, for ``slow``.
         size: bytes, for ``huge``.
+        named: the document's key, for ``unsafe_endpoint``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +67,7 @@ class Fault(BaseModel):
     status: int = Field(500, ge=400, le=599)
     delay: Annotated[float, Field(ge=0)] = 0.0
     size: PositiveInt = 32 * 1024 * 1024
+    named: str = "token_endpoint"
 
     @model_validator(mode="after")
     def _kind_fits_endpoint(self) -> Self:
