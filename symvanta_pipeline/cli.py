@@ -181,13 +181,17 @@ def rotate() -> None:
     """Re-encrypt every stored token with the first key of SYMVANTA_TOKEN_KEYS. Safe to repeat."""
     url, text = _ledger_url(), load(KeySettings).symvanta_token_keys.get_secret_value()
     from symvanta_pipeline.ledger import audit
-    from symvanta_pipeline.ledger.vault import KeyRing, TokenUnreadable, Vault
+    from symvanta_pipeline.ledger.vault import KeyRing, RotationIncomplete, TokenUnreadable, Vault
 
     keyring = KeyRing(text)
     with _ledger(url) as ledger:
         vault = Vault(ledger.get(), keyring)
         vault.check_keys()
-        done = vault.rotate()
+        try:
+            done = vault.rotate()
+        except RotationIncomplete as incomplete:
+            audit.record(ledger.get(), "keys_rotated", actor=_operator(), detail=str(incomplete))
+            raise
         counts = f"{done.rotated} re-encrypted with key {keyring.encrypting_id}, {done.already} were already"
         audit.record(ledger.get(), "keys_rotated", actor=_operator(), detail=counts)
     click.echo(counts)

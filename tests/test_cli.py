@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from symvanta_pipeline.cli import main
 from symvanta_pipeline.connect.terminal import callback_server
 from symvanta_pipeline.ledger import connections, database, snapshots
+from symvanta_pipeline.ledger import vault as vault_module
 from symvanta_pipeline.ledger.vault import KeyRing, Token, Vault
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from symvanta_pipeline.sandbox.vanta.config import VantaConfig
@@ -545,6 +546,40 @@ def empty_database(postgres: EmbeddedPostgres) -> Iterator[str]:
     postgres.ensure_databases(name)
     yield postgres.url(name)
     postgres.drop(name)
+
+
+NEW_RING = f"k2:{base64.urlsafe_b64encode(bytes(range(40, 72))).decode()},{KEYS}"
+
+
+def rotations(ledger: psycopg.Connection) -> list[str]:
+    rows = ledger.execute("SELECT detail FROM audit_events WHERE event = 'keys_rotated' ORDER BY id").fetchall()
+    return [detail for (detail,) in rows]
+
+
+def test_rotating_past_a_token_that_nobody_can_read(
+    ledger: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, *_ = (seed(ledger, slug) for slug in ("lost", "acme", "globex"))
+    ledger.execute("UPDATE tokens SET refresh_token = access_token WHERE organization_id = %s", [lost])
+    monkeypatch.setenv("SYMVANTA_TOKEN_KEYS", NEW_RING)
+    for counts in ("2 re-encrypted with key k2, 0 were already", "0 re-encrypted with key k2, 2 were already"):
+        says = f"1 cannot be decrypted and stayed as they were: reconnect the organizations {lost}"
+        assert failed(run("keys", "rotate"), says) == f"{counts}\n"
+        assert rotations(ledger)[-1] == counts
+
+
+def test_rotating_around_a_token_that_stays_locked(
+    ledger: psycopg.Connection, symvanta_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, *_ = (seed(ledger, slug) for slug in ("locked", "acme", "globex"))
+    monkeypatch.setenv("SYMVANTA_TOKEN_KEYS", NEW_RING)
+    monkeypatch.setattr(vault_module, "ROTATION_PATIENCE", 0.3)
+    with psycopg.connect(symvanta_url) as holder:
+        holder.execute("SELECT FROM tokens WHERE organization_id = %s FOR UPDATE", [locked])
+        says = "tokens not rotated yet, which another process keeps locked: 1; rotated: 2; run it again"
+        assert failed(run("keys", "rotate"), says) == ""
+    assert rotations(ledger) == [says]
+    assert run("keys", "rotate").stdout == "1 re-encrypted with key k2, 2 were already\n"
 
 
 def test_migrating_twice(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,18 @@ class TestConnect:
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{organization} is gone from Sym" in done.stderr
 
+    def test_a_ring_that_lacks_a_key_stops_it_before_anybody_is_asked(self, site: Site) -> None:
+        organization, slug = site.organization()
+        site.connected(slug, site.admin(organization))
+        before = len(site.vanta.journal())
+        done = run_command(site, "connect", slug, "--no-browser", "--port", "0", SYMVANTA_TOKEN_KEYS=NEW_KEY)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "SYMVANTA_TOKEN_KEYS lacks: k1; add them back" in done.stderr
+        assert len(site.vanta.journal()) == before
+        connection = site.connection(organization)
+        assert connection is not None
+        assert connection.state == "connected"
+
 
 class TestKeysRotate:
     def test_every_token_gets_the_first_key_and_stays_the_same(self, site: Site) -> None:

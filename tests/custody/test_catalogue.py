@@ -37,8 +37,18 @@ from symvanta_pipeline.vanta import budget, oauth, session
 from symvanta_pipeline.vanta.oauth import LONGEST_LIFETIME, Application
 from symvanta_pipeline.vanta.session import ATTEMPTS
 from tests.defs.test_sensor import asked, evaluate
-from tests.support.parts import CLIENT_SECRET, Hold, Parts, held, meanwhile, refusing_connections, sentences, until
-from tests.support.runs import register
+from tests.support.parts import (
+    CLIENT_SECRET,
+    KEYS,
+    Hold,
+    Parts,
+    held,
+    meanwhile,
+    refusing_connections,
+    sentences,
+    until,
+)
+from tests.support.runs import launch, register, stretch
 
 OwnStandIn = Callable[..., Any]
 Start = Callable[..., Any]
@@ -915,6 +925,24 @@ def test_19_a_token_that_was_planted_in_the_row_is_never_used(
             assert page(parts, organization) == TO_RECONNECT
             parts.connect(organization, slug)
     assert sentences(parts.run(*planted)) == dict.fromkeys(planted)
+
+
+def test_19_a_run_without_a_needed_key_does_not_begin_and_parks_nobody(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is dropped too early would look like everybody's tokens being spoilt."""
+    slugs = ["acme", "other"]
+    organizations = [parts.customer(slug, due=True, known=True) for slug in slugs]
+    register(instance, *slugs)
+    monkeypatch.setenv("SYMVANTA_TOKEN_KEYS", KEYS.replace("k1:", "k9:"))
+    ended = launch(instance, stretch("acme", "other"))
+    assert not ended.success
+    assert ended.failure == "stored tokens need keys that SYMVANTA_TOKEN_KEYS lacks: k1; add them back"
+    for organization in organizations:
+        assert (calls(parts, organization), parts.outcome(organization)) == ([], None)
+        assert parts.state(organization) == "connected"
+    monkeypatch.setenv("SYMVANTA_TOKEN_KEYS", KEYS)
+    assert sentences(parts.run(*slugs)) == dict.fromkeys(slugs)
 
 
 def test_20_a_scope_that_was_narrowed_at_a_refresh_is_named_saved_and_not_used(parts: Parts) -> None:

@@ -221,6 +221,25 @@ with database.connect(sys.argv[1]) as connection:
             token = Token(f"vat_{{mark}}", f"refresh_{{mark}}", held.expires_at, held.scope)
             vault.replace(organization, token, expected_generation=held.generation)
 """
+# Forgets every token and takes a new consent for it, so many times; in the end every second one is forgotten.
+CONSENT = f"""
+import sys
+from datetime import UTC, datetime
+from symvanta_pipeline.ledger import database
+from symvanta_pipeline.ledger.vault import KeyRing, Token, Vault
+with database.connect(sys.argv[1]) as connection:
+    vault = Vault(connection, KeyRing(sys.argv[2]))
+    ids = [row[0] for row in connection.execute("SELECT organization_id FROM tokens ORDER BY 1 DESC")]
+    connection.execute("{START}")
+    for n in range(int(sys.argv[3])):
+        for organization in ids:
+            assert vault.erase(organization)
+            mark = f"{{organization}} consent {{n}}"
+            token = Token(f"vat_{{mark}}", f"refresh_{{mark}}", datetime(2030, 1, 1, tzinfo=UTC), "read write")
+            vault.put_consented(organization, token)
+    for organization in ids[::2]:
+        assert vault.erase(organization)
+"""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -271,6 +290,33 @@ def test_two_rotations_and_a_process_of_refreshes_lose_nothing(
         assert held is not None
         expected = StoredToken(f"vat_{mark}", f"refresh_{mark}", moment, "read write", rounds + 1, held.saved_at)
         assert held == expected
+
+
+def test_a_rotation_beside_consents_and_disconnects_loses_none_and_brings_none_back(
+    *,
+    ledger: psycopg.Connection,
+    start: Start,
+    fill: Callable[..., list[UUID]],
+    until_blocked: Callable[[int], None],
+) -> None:
+    rounds, organizations = 8, fill(40)
+    ledger.execute("SELECT pg_advisory_lock(1)")
+    processes = [start(ROTATE, ring_text("n", "o")), start(CONSENT, ring_text("n", "o"), str(rounds))]
+    until_blocked(2)
+    ledger.execute("SELECT pg_advisory_unlock(1)")
+    rotated, _ = (process.communicate(timeout=90)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert int(rotated) <= len(organizations)
+    for position, organization in enumerate(reversed(organizations)):
+        [held] = stored(ledger, NEW, [organization])
+        erased = position % 2 == 0
+        [(generation,)] = ledger.execute(
+            "SELECT generation FROM tokens WHERE organization_id = %s", [organization]
+        ).fetchall()
+        assert generation == 1 + 2 * rounds + erased
+        assert (None if held is None else held.refresh_token) == (
+            None if erased else f"refresh_{organization} consent {rounds - 1}"
+        )
 
 
 def test_two_rotations_alone_share_the_work(
