@@ -3,16 +3,23 @@
 import http.client
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.cookies import Morsel, SimpleCookie
+from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import psycopg
 import pytest
 import requests
 
+from symvanta_pipeline.connect.app import MOST_WAITING
+from symvanta_pipeline.connect.server import MOST_CONNECTIONS
 from symvanta_pipeline.ledger.consent_requests import UNUSED_PER_SESSION
 from symvanta_pipeline.sandbox.dagster_stack import free_port
+from symvanta_pipeline.sandbox.login.config import LoginConfig
+from symvanta_pipeline.sandbox.login.control import LoginServer, start_login
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.support.parts import refusing_connections, until
 from tests.support.site import Site, connect_app, run_command
@@ -39,6 +46,31 @@ def signed_in(site: Site) -> tuple[str, Visitor, Page]:
     return slug, visitor, page
 
 
+# What is refused whoever asks, and how to ask for it.
+REFUSED: list[tuple[int, str, str, dict[str, Any]]] = [
+    (403, "POST", "/auth/logout", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
+    (405, "PUT", "/vanta/callback", {}),
+    (405, "POST", "/vanta/install", {}),
+    (413, "POST", "/orgs/acme/vanta", {"data": b"x" * 100_000}),
+    (431, "GET", "/orgs/acme/vanta", {"headers": {"Cookie": "x" * 40_000}}),
+    (400, "GET", "/vanta/install", {"headers": {"Host": "evil.example"}}),
+]
+
+
+def has_the_headers(headers: Mapping[str, str]) -> None:
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "base-uri 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script-src" not in policy  # there is no script at all
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert "server" not in {name.lower() for name in headers}
+
+
 def session_cookie(visitor: Visitor) -> str:
     return str(visitor.http.cookies["symvanta"])
 
@@ -48,17 +80,33 @@ class TestHeaders:
     def test_every_answer_has_them(self, site: Site, path: str, status: int) -> None:
         answer = requests.get(site.url + path, timeout=60, allow_redirects=False)
         assert answer.status_code == status
-        policy = answer.headers["Content-Security-Policy"]
-        assert "default-src 'none'" in policy
-        assert "frame-ancestors 'none'" in policy
-        assert "base-uri 'none'" in policy
-        assert "unsafe" not in policy
-        assert "script-src" not in policy  # there is no script at all
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
-        assert answer.headers["X-Frame-Options"] == "DENY"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert "server" not in {name.lower() for name in answer.headers}
+        has_the_headers(answer.headers)
+
+    @pytest.mark.parametrize(("status", "method", "path", "extra"), REFUSED)
+    def test_every_refusal_has_them(
+        self, site: Site, status: int, method: str, path: str, extra: dict[str, Any]
+    ) -> None:
+        answer = requests.request(method, site.url + path, timeout=60, allow_redirects=False, **extra)
+        assert answer.status_code == status
+        has_the_headers(answer.headers)
+
+    def test_what_somebody_who_is_signed_in_sees_has_them(self, site: Site) -> None:
+        (first, slug), (second, _) = site.organization(), site.organization()
+        visitor, page = site.visit("/vanta/install", site.admin(first, second))
+        assert page.heading == "Which organization do you want to connect?"
+        has_the_headers(page.headers)
+        for path, status in (
+            (f"/orgs/{slug}/vanta", 200),
+            (f"/orgs/{slug}/vanta?confirm=disconnect", 200),
+            ("/orgs/somebody-else/vanta", 403),
+            ("/vanta/callback?state=x&code=y", 400),
+        ):
+            page = visitor.get(site.url + path)
+            assert page.status == status
+            has_the_headers(page.headers)
+        answer = visitor.http.post(f"{site.url}/orgs/{slug}/vanta", {"action": "connect"}, timeout=60)
+        assert answer.status_code == 403
+        has_the_headers(answer.headers)
 
     def test_forms_lead_only_to_https_and_to_the_stand_ins(self, site: Site) -> None:
         """A browser blocks without a word where a form's redirects lead elsewhere, as Vanta's own login may."""
@@ -362,6 +410,7 @@ class TestOutages:
         with refusing_connections(site.env["SYM_DATABASE_URL"], postgres):
             page = visitor.get(f"{site.url}/orgs/{slug}/vanta")
             assert (page.status, page.heading) == (503, "Not available right now")
+            has_the_headers(page.headers)
         site.sym.connection = psycopg.connect(site.env["SYM_DATABASE_URL"], autocommit=True)
         assert visitor.get(f"{site.url}/orgs/{slug}/vanta").status == 200
 
@@ -373,7 +422,7 @@ class TestManyAtOnce:
         """Strangers could stop the app for everybody while Sym's login hangs."""
         cold = {**site.env, "CONNECT_PORT": str(free_port())}
         with connect_app(cold, tmp_path_factory.mktemp("cold")) as url:
-            site.login.fault("slow", on="discovery", times=2, delay=4)
+            site.login.fault("slow", on="discovery", times=2, delay=10)
             try:
                 with ThreadPoolExecutor(30) as strangers:
                     asked = [strangers.submit(requests.get, f"{url}/auth/login", timeout=60) for _ in range(30)]
@@ -384,6 +433,36 @@ class TestManyAtOnce:
             finally:
                 site.login.clear_faults()
             assert 503 in statuses  # told at once, and not after a queue
+
+    def test_those_who_wait_for_vanta_keep_nobody_else_waiting(self, site: Site) -> None:
+        """Few threads may wait for a token; whoever comes on top is told so at once, and may come again."""
+        links = [link for _ in range(3) for link in answers(site, 10)]
+        slug, reader, _ = signed_in(site)
+        first, late = links[:MOST_WAITING], links[MOST_WAITING:]
+        site.vanta.fault("token", "slow_before", times=len(links), delay=15)
+        try:
+            with ThreadPoolExecutor(len(links)) as people:
+                waiting = [people.submit(visitor.get, link) for visitor, link in first]
+                until(lambda: site.vanta.faults()[0]["fired"] == MOST_WAITING, "as many wait as may")
+                turned_away = list(people.map(lambda answer: answer[0].get(answer[1]), late))
+                assert requests.get(f"{site.url}/healthz", timeout=5).text == "ok\n"
+                assert reader.http.get(f"{site.url}/orgs/{slug}/vanta", timeout=5).status_code == 200
+                assert not any(answer.done() for answer in waiting)
+                assert [answer.result().status for answer in waiting] == [200] * MOST_WAITING
+        finally:
+            site.vanta.clear_faults()
+        assert [page.status for page in turned_away] == [503] * len(late)
+        has_the_headers(turned_away[0].headers)
+        visitor, link = late[0]
+        assert visitor.get(link).status == 200  # the answer was not used up
+
+    def test_so_many_connections_and_no_more(self, site: Site) -> None:
+        address = ("127.0.0.1", urlsplit(site.url).port or 0)
+        with ExitStack() as idle:
+            for _ in range(MOST_CONNECTIONS):
+                idle.enter_context(socket.create_connection(address))
+            until(lambda: requests.get(f"{site.url}/healthz", timeout=5).status_code == 503, "it is full")
+        until(lambda: requests.get(f"{site.url}/healthz", timeout=5).status_code == 200, "there is room again")
 
     def test_junk_codes_stop_before_they_use_up_the_budget(self, site: Site) -> None:
         organization, slug = site.organization()
@@ -396,12 +475,55 @@ class TestManyAtOnce:
         assert statuses == [400] * 10 + [429] * 2
 
 
+def answers(site: Site, count: int) -> list[tuple[Visitor, str]]:
+    """Let one person allow so many organizations at Vanta, and stop right before coming back with each."""
+    organizations = [site.organization() for _ in range(count)]
+    subject = site.admin(*(organization for organization, _ in organizations))
+    visitor, page = site.visit("/vanta/install", subject)
+    links = []
+    for _, slug in organizations:
+        page = visitor.submit(visitor.get(f"{site.url}/orgs/{slug}/vanta"), "Connect Vanta")
+        links.append((visitor, visitor.submit(page, "Allow", until=f"{site.url}/vanta/callback").url))
+    return links
+
+
+PUBLIC = "https://connect.sym.example"
+
+
 @pytest.fixture(scope="module")
-def https_site(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def https_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginServer]:
+    """A login that knows the app by its public address."""
+    config = LoginConfig(redirect_uris=(f"{PUBLIC}/auth/callback",), logout_uris=(f"{PUBLIC}/auth/logout",))
+    with start_login(config, log=tmp_path_factory.mktemp("login") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def https_site(site: Site, https_login: LoginServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same site, as a proxy that ends TLS would reach it."""
-    settings = {"SYMVANTA_PUBLIC_URL": "https://connect.sym.example", "CONNECT_PORT": str(free_port())}
+    settings = {
+        "SYMVANTA_PUBLIC_URL": PUBLIC,
+        "CONNECT_PORT": str(free_port()),
+        "SYM_OIDC_ISSUER": https_login.url,
+        "SYM_OIDC_CLIENT_ID": https_login.config.client_id,
+        "SYM_OIDC_CLIENT_SECRET": https_login.config.client_secret.get_secret_value(),
+    }
     with connect_app({**site.env, **settings}, tmp_path_factory.mktemp("https")) as url:
         yield url
+
+
+def through_the_proxy(url: str, cookies: Mapping[str, str]) -> requests.Response:
+    """Ask as the proxy does: the name is the public one, and the browser's cookies are passed on."""
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    headers = {"Host": urlsplit(PUBLIC).netloc} | ({"Cookie": cookie} if cookie else {})
+    return requests.get(url, headers=headers, timeout=60, allow_redirects=False)
+
+
+def set_cookies(answer: requests.Response) -> "dict[str, Morsel[str]]":
+    jar: SimpleCookie = SimpleCookie()
+    for line in answer.raw.headers.getlist("Set-Cookie"):
+        jar.load(line)
+    return dict(jar)
 
 
 class TestBehindTls:
@@ -414,6 +536,35 @@ class TestBehindTls:
         assert {"Secure", "HttpOnly", "SameSite=lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
         assert "Domain" not in cookie
         assert "max-age=31536000" in answer.headers["Strict-Transport-Security"]
+
+    def test_a_whole_sign_in_leaves_one_secure_cookie(
+        self, site: Site, https_site: str, https_login: LoginServer
+    ) -> None:
+        organization, slug = site.organization()
+        subject = site.admin(organization)
+        https_login.add_person(subject, subject)
+        path = f"/orgs/{slug}/vanta"
+        begun = through_the_proxy(f"{https_site}/auth/login?next={quote(path, safe='')}", {})
+        [handshake] = set_cookies(begun).values()
+        person = Visitor()
+        back = person.submit(
+            person.get(begun.headers["Location"]), "Sign in", until=f"{PUBLIC}/auth/callback", person=subject
+        )
+        finished = through_the_proxy(back.url.replace(PUBLIC, https_site), {handshake.key: handshake.value})
+        assert (finished.status_code, finished.headers["Location"]) == (303, path)
+        cookies = set_cookies(finished)
+        forgotten, session = cookies.pop(handshake.key), cookies.pop("__Host-symvanta")
+        assert cookies == {}
+        for cookie, lifetime in ((session, "3600"), (forgotten, "0")):
+            assert cookie["max-age"] == lifetime
+            assert (cookie["path"], cookie["domain"], cookie["samesite"].lower()) == ("/", "", "lax")
+            assert cookie["secure"]
+            assert cookie["httponly"]
+        page = through_the_proxy(https_site + path, {session.key: session.value})
+        assert page.status_code == 200
+        assert page.headers["Strict-Transport-Security"] == "max-age=31536000"
+        for other in ("symvanta", "__Secure-symvanta"):
+            assert through_the_proxy(https_site + path, {other: session.value}).status_code == 303
 
     def test_the_loopback_name_is_foreign_there(self, https_site: str) -> None:
         assert requests.get(f"{https_site}/vanta/install", timeout=60).status_code == 400
