@@ -228,8 +228,8 @@ def _kept_quiet(logger: logging.Logger) -> bool:
 # The watch over a test.
 
 
-def canaries_of(parts: Parts) -> Canaries:
-    """Return everything that was planted: what is in Sym by now, what the stand-in marks, our own secrets."""
+def canaries_of(parts: Parts, more: Mapping[str, Iterable[str]] | None = None) -> Canaries:
+    """Return everything that was planted: what is in Sym by now, what the stand-in marks, our own secrets, and more."""
     people = parts.sym.connection.execute("SELECT name, email FROM users").fetchall()
     return Canaries(
         {
@@ -238,6 +238,7 @@ def canaries_of(parts: Parts) -> Canaries:
             "key": [KEYS.partition(":")[2]],
             "name": {name for name, _ in people if name},
             "e-mail": {email for _, email in people if email},
+            **(more or {}),
         }
     )
 

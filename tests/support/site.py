@@ -21,6 +21,7 @@ import pytest
 import requests
 from dagster._core.instance.ref import InstanceRef
 from psycopg.rows import dict_row
+from pydantic import SecretStr
 
 from symvanta_pipeline.ledger import connections, database
 from symvanta_pipeline.ledger.connections import Connection
@@ -39,6 +40,8 @@ from tests.support.visitor import Page, Visitor
 PATIENCE = 60.0
 KEYS = "k1:" + base64.urlsafe_b64encode(bytes(range(32))).decode()
 COMMAND = "symvanta_pipeline.cli"
+VANTA = VantaConfig(token_requests_per_minute=1000, resource_requests_per_minute=1000)
+LOGIN_SECRET = "sandbox-login-secret"
 
 
 @dataclass
@@ -129,11 +132,11 @@ class Site:
 
 
 @contextmanager
-def connect_app(env: Mapping[str, str], folder: Path) -> Iterator[str]:
+def connect_app(env: Mapping[str, str], folder: Path, *, command: str = COMMAND) -> Iterator[str]:
     """Run ``symvanta connect-app`` as a process of its own and yield where it listens."""
     port = env["CONNECT_PORT"]
     log = folder / "connect-app.log"
-    process = DagsterProcess.load("the connect app", COMMAND, env=env, log=log)
+    process = DagsterProcess.load("the connect app", command, env=env, log=log)
     try:
         process.begin("connect-app", "--port", port)
         url = f"http://127.0.0.1:{port}"
@@ -156,7 +159,14 @@ def _is_up(url: str) -> bool:
 
 @contextmanager
 def running_site(
-    postgres: EmbeddedPostgres, templates: Mapping[str, str], folder: Path, **settings: str
+    postgres: EmbeddedPostgres,
+    templates: Mapping[str, str],
+    folder: Path,
+    *,
+    vanta_config: VantaConfig = VANTA,
+    login_secret: str = LOGIN_SECRET,
+    command: str = COMMAND,
+    **settings: str,
 ) -> Iterator[Site]:
     """Start everything that a person's way through the connect app needs, but no Dagster."""
     port = free_port()
@@ -164,13 +174,14 @@ def running_site(
     home = folder / "dagster"
     home.mkdir(parents=True)
     shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
-    limits = {"token_requests_per_minute": 1000, "resource_requests_per_minute": 1000}
     login_config = LoginConfig(
-        redirect_uris=(f"{public_url}/auth/callback",), logout_uris=(f"{public_url}/auth/logout",)
+        client_secret=SecretStr(login_secret),
+        redirect_uris=(f"{public_url}/auth/callback",),
+        logout_uris=(f"{public_url}/auth/logout",),
     )
     with ExitStack() as running:
         urls = running.enter_context(own_databases(postgres, templates))
-        vanta = running.enter_context(start_vanta(VantaConfig.model_validate(limits), log=folder / "vanta.log"))
+        vanta = running.enter_context(start_vanta(vanta_config, log=folder / "vanta.log"))
         vanta.set_installation_url(f"{public_url}/vanta/install")
         login = running.enter_context(start_login(login_config, log=folder / "login.log"))
         env = {
@@ -186,7 +197,7 @@ def running_site(
             "NO_PROXY": "127.0.0.1",
             **settings,
         }
-        url = running.enter_context(connect_app(env, folder))
+        url = running.enter_context(connect_app(env, folder, command=command))
         sym = running.enter_context(psycopg.connect(urls["SYM_DATABASE_URL"], autocommit=True))
         ledger = running.enter_context(database.connect(urls["SYMVANTA_DATABASE_URL"]))
         yield Site(url, env, folder / "connect-app.log", SymRows(sym), ledger, vanta, login)
