@@ -112,12 +112,12 @@ def plan_of(connection: psycopg.Connection, organization_id: UUID, accounts: Acc
     listed = _listed(look) if is_first and look else None
     if listed is not None:
         possible.append(_states_of_list(listed))
-    day, week = _active_ago(connection, organization_id)
+    day, week = _active_in(connection, organization_id)
     before = Before(
         last=last,
         possible=tuple(possible),
-        active_day_ago=day,
-        active_week_ago=week,
+        active_in_a_day=day,
+        active_in_a_week=week,
         at_vanta=None if listed is None else alive_ids(listed),
         is_first=is_first and look is not None,
     )
@@ -140,12 +140,12 @@ def hash_of_push(
         states: what it sent.
         possible: what was possibly applied before it, since the last accepted one.
     """
-    day, week = _active_ago(connection, organization_id)
+    day, week = _active_in(connection, organization_id)
     before = Before(
         last=from_json(history.states(connection, organization_id)),
         possible=tuple(possible),
-        active_day_ago=day,
-        active_week_ago=week,
+        active_in_a_day=day,
+        active_in_a_week=week,
         at_vanta=None,
         is_first=False,
     )
@@ -166,15 +166,14 @@ def _states_of_list(listed: Sequence[Listed]) -> pd.DataFrame:
     return from_json((i, account.status, account.level, "unknown", "unknown") for i, account in by_id.items())
 
 
-def _active_ago(connection: psycopg.Connection, organization_id: UUID) -> tuple[frozenset[str], frozenset[str]]:
-    """Return who was ACTIVE when each window began."""
-    as_of, began = _as_of(connection, organization_id), history.began(connection, organization_id)
+def _active_in(connection: psycopg.Connection, organization_id: UUID) -> tuple[list[frozenset[str]], ...]:
+    """Return who was ACTIVE in each state of the day's window and of the week's."""
+    as_of = _as_of(connection, organization_id)
     starts = [
-        max(filter(None, (as_of - length, approvals.window_reset(connection, organization_id, rule), began)))
+        max(filter(None, (as_of - length, approvals.window_reset(connection, organization_id, rule))))
         for rule, length in WINDOWS.items()
     ]
-    day, week = (history.active_at(connection, organization_id, start) for start in starts)
-    return day, week
+    return tuple(history.active_since(connection, organization_id, start) for start in starts)
 
 
 def _as_of(connection: psycopg.Connection, organization_id: UUID) -> datetime:

@@ -13,6 +13,8 @@ Decided here, with the reason:
 - Somebody is lost who was ACTIVE and is not now, vanished or not; `vanished` has stricter limits of its own, because
   whoever leaves is deactivated, and only a broken read makes people disappear.
 - Under 25 users the week's limit is that of the hour and the day (50 %): 40 % would undo what those allow.
+- A window is every state that Vanta accepted in it, and the one that it began with: the worst counts. The first one
+  alone would not see a customer that grew and then lost the newcomers.
 - A window holds only a push that takes somebody away itself: holding another keeps nothing from Vanta. What is held
   and approved is that push's own losses, so that a window moving on with the clock voids no approval.
 - Nobody active holds also where nobody was before: it is never what a connected company looks like.
@@ -144,18 +146,18 @@ class Before:
     Attributes:
         last: the last accepted state; empty if there never was one.
         possible: the states that Vanta may have instead, since a push of them after ``last`` has an unknown end.
-        active_day_ago: the ids that were ACTIVE when the window of 24 hours began. It begins 24 hours ago or, if that
-            is later, with the state that was pushed by the approval that last reset ``lost_in_a_day``, or with the
-            first state ever accepted.
-        active_week_ago: likewise for 7 days and ``lost_in_a_week``.
+        active_in_a_day: the ids that were ACTIVE when the window of 24 hours began, and in each state accepted since.
+            It begins 24 hours ago or, if that is later, with the state that was pushed by the approval that last reset
+            ``lost_in_a_day``.
+        active_in_a_week: likewise for 7 days and ``lost_in_a_week``.
         at_vanta: the ids alive in Vanta's list; looked at on a first push only. None: the list could not be had.
         is_first: nothing was ever accepted, as far as is known.
     """
 
     last: pd.DataFrame
     possible: tuple[pd.DataFrame, ...]
-    active_day_ago: frozenset[str]
-    active_week_ago: frozenset[str]
+    active_in_a_day: Sequence[frozenset[str]]
+    active_in_a_week: Sequence[frozenset[str]]
     at_vanta: frozenset[str] | None
     is_first: bool
 
@@ -192,8 +194,8 @@ def judge(new: pd.DataFrame, before: Before) -> list[Brake]:
         _nobody(now, earlier),
         _nobody_active(now, earlier),
         _lost(now, earlier),
-        _lost_since(now, earlier, "lost_in_a_day", LIMITS.lost_in_a_day, before.active_day_ago),
-        _lost_since(now, earlier, "lost_in_a_week", LIMITS.lost_in_a_week, before.active_week_ago),
+        _lost_since(now, earlier, "lost_in_a_day", LIMITS.lost_in_a_day, before.active_in_a_day),
+        _lost_since(now, earlier, "lost_in_a_week", LIMITS.lost_in_a_week, before.active_in_a_week),
         _vanished(now, earlier),
         _admins(now, earlier),
         _without_mfa(now, earlier),
@@ -281,17 +283,19 @@ def _lost(now: _State, earlier: Sequence[_State]) -> Brake | None:
 
 
 def _lost_since(
-    now: _State, earlier: Sequence[_State], rule: str, plain: LossLimit, began_with: frozenset[str]
+    now: _State, earlier: Sequence[_State], rule: str, plain: LossLimit, window: Sequence[frozenset[str]]
 ) -> Brake | None:
     """Hold a push that takes somebody away, if too many were taken away over a window together."""
-    limit = _limit(plain, began_with)
-    lost = began_with - now.active
     taken = _lost_ids(now, earlier)
-    if not taken or not limit.exceeded(len(lost), len(began_with)):
+    over = [active for active in window if _limit(plain, active).exceeded(len(active - now.active), len(active))]
+    if not taken or not over:
         return None
+    worst = max(over, key=lambda active: _share(active - now.active, active))
+    lost = worst - now.active
     detail = (
-        f"{len(lost)} of {len(began_with)} active users would be lost over {WINDOWS[rule]} "
-        f"({_percent(_share(lost, began_with))}, {limit}), and this push takes away {len(taken)}{_listed(taken)}"
+        f"{len(lost)} of {len(worst)} active users would be lost over {WINDOWS[rule]} "
+        f"({_percent(_share(lost, worst))}, {_limit(plain, worst)}), and this push takes away "
+        f"{len(taken)}{_listed(taken)}"
     )
     return Brake(rule, detail, holds=True, changes=_losses("lost", now, earlier))
 

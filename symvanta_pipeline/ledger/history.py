@@ -7,6 +7,8 @@ Does not belong here: what a push changes in them (``ledger.snapshots``), names 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -122,42 +124,36 @@ def is_first(connection: psycopg.Connection, organization_id: UUID) -> bool:
     return row is None
 
 
-def began(connection: psycopg.Connection, organization_id: UUID) -> datetime | None:
-    """Tell since when it is known what Vanta holds; ``None`` if it is not."""
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        # Changes are pruned one day; whoever did not change since then has kept the time.
-        return cursor.execute(
-            """
-            SELECT least(
-                (SELECT min(at) FROM account_changes WHERE organization_id = %(organization_id)s),
-                (SELECT min(since) FROM account_states WHERE organization_id = %(organization_id)s)
-            )
-            """,
-            {"organization_id": organization_id},
-        ).fetchone()
+def active_since(connection: psycopg.Connection, organization_id: UUID, moment: datetime) -> list[frozenset[str]]:
+    """Give the unique ids that were ``ACTIVE`` at Vanta at a moment, then after each push since that changed them.
 
-
-def active_at(connection: psycopg.Connection, organization_id: UUID, moment: datetime) -> frozenset[str]:
-    """Give the unique ids that were ``ACTIVE`` at Vanta at a moment, a push accepted at that very moment included."""
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        # Whose status changed since had the old one of the first change; everybody else has what he had.
-        return frozenset(
-            cursor.execute(
-                """
-                WITH changed AS (
-                    SELECT DISTINCT ON (unique_id) unique_id, old FROM account_changes
-                    WHERE organization_id = %(organization_id)s AND at > %(moment)s AND field = 'status'
-                    ORDER BY unique_id, id
-                )
-                SELECT unique_id FROM changed WHERE old = 'ACTIVE'
-                UNION ALL
-                SELECT unique_id FROM account_states
-                WHERE organization_id = %(organization_id)s AND status = 'ACTIVE'
-                  AND unique_id NOT IN (SELECT unique_id FROM changed)
-                """,
-                {"organization_id": organization_id, "moment": moment},
-            ).fetchall()
-        )
+    A push accepted at that very moment is included in the first. Nobody was, before anything was accepted.
+    """
+    # From the present backwards: what is there needs no beginning, and changes are pruned one day.
+    rows = connection.execute(
+        """
+        SELECT NULL::bigint AS id, NULL::bigint AS snapshot_id, unique_id, status AS old, NULL AS new
+        FROM account_states WHERE organization_id = %(organization_id)s AND status = 'ACTIVE'
+        UNION ALL
+        SELECT id, snapshot_id, unique_id, old, new FROM account_changes
+        WHERE organization_id = %(organization_id)s AND at > %(moment)s AND field = 'status'
+        ORDER BY id DESC NULLS FIRST
+        """,
+        {"organization_id": organization_id, "moment": moment},
+    ).fetchall()
+    active: frozenset[str] = frozenset()
+    found: list[frozenset[str]] = []
+    for snapshot, changed in groupby(rows, key=itemgetter(1)):
+        gained, lost = set[str](), set[str]()
+        for _, _, unique_id, old, new in changed:
+            if old == "ACTIVE":
+                gained.add(unique_id)
+            elif new == "ACTIVE":
+                lost.add(unique_id)
+        if snapshot is not None:
+            found.append(active)
+        active = active - lost | gained
+    return [active, *reversed(found)]
 
 
 def pushes(connection: psycopg.Connection, organization_id: UUID, *, since: datetime | None = None) -> list[Push]:

@@ -1,6 +1,6 @@
 """The brakes: every limit just under, at and just over it, each rule alone and together, what is said and hashed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any
@@ -55,8 +55,8 @@ def before(last: pd.DataFrame, **columns: Any) -> Before:
     quiet = Before(
         last=last,
         possible=(),
-        active_day_ago=active(last),
-        active_week_ago=active(last),
+        active_in_a_day=[active(last)],
+        active_in_a_week=[active(last)],
         at_vanta=None,
         is_first=False,
     )
@@ -155,16 +155,28 @@ def over_a_window(rule: str, window: str, expected: str, size: int, lost: int) -
     """Lose one now, and all the others earlier in the window."""
     began_with = company(size, gone=size)
     last, new = deactivated(began_with, lost - 1), deactivated(began_with, lost)
-    return Case(f"{lost} of {size}", rule, expected, new, before(last, **{window: active(began_with)}))
+    return Case(f"{lost} of {size}", rule, expected, new, before(last, **{window: [active(began_with), active(last)]}))
+
+
+def grown_in_a_window(rule: str, window: str, expected: str, size: int, lost: int) -> Case:
+    """Begin with nobody who leaves, grow within the window, and lose the newcomers as above."""
+    grown = company(size, gone=size)
+    began_with, last, new = company(size - lost), deactivated(grown, lost - 1), deactivated(grown, lost)
+    accepted = [active(began_with), active(grown), active(last)]
+    return Case(f"{lost} of {size}, grown", rule, expected, new, before(last, **{window: accepted}))
 
 
 CASES = [
     *(loss("passes", *case) for case in PASSING_LOSSES),
     *(loss("holds", *case) for case in HELD_LOSSES),
-    *(over_a_window("lost_in_a_day", "active_day_ago", "passes", *case) for case in PASSING_LOSSES),
-    *(over_a_window("lost_in_a_day", "active_day_ago", "holds", *case) for case in HELD_LOSSES),
-    *(over_a_window("lost_in_a_week", "active_week_ago", "passes", *case) for case in PASSING_WEEKS),
-    *(over_a_window("lost_in_a_week", "active_week_ago", "holds", *case) for case in HELD_WEEKS),
+    *(over_a_window("lost_in_a_day", "active_in_a_day", "passes", *case) for case in PASSING_LOSSES),
+    *(over_a_window("lost_in_a_day", "active_in_a_day", "holds", *case) for case in HELD_LOSSES),
+    *(over_a_window("lost_in_a_week", "active_in_a_week", "passes", *case) for case in PASSING_WEEKS),
+    *(over_a_window("lost_in_a_week", "active_in_a_week", "holds", *case) for case in HELD_WEEKS),
+    *(grown_in_a_window("lost_in_a_day", "active_in_a_day", "passes", *case) for case in PASSING_LOSSES),
+    *(grown_in_a_window("lost_in_a_day", "active_in_a_day", "holds", *case) for case in HELD_LOSSES),
+    *(grown_in_a_window("lost_in_a_week", "active_in_a_week", "passes", *case) for case in PASSING_WEEKS),
+    *(grown_in_a_window("lost_in_a_week", "active_in_a_week", "holds", *case) for case in HELD_WEEKS),
     *(vanished("passes", *case) for case in PASSING_VANISHED),
     *(vanished("holds", *case) for case in HELD_VANISHED),
     *(promotion("passes", *case) for case in PASSING_ADMINS),
@@ -224,6 +236,19 @@ MUTANTS: list[dict[str, Any]] = [
 def test_the_table_notices_a_limit_that_moved(mutant: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brakes, "LIMITS", replace(LIMITS, **mutant))
     assert [case.name for case in CASES if case.verdict() != case.expected]
+
+
+@pytest.mark.parametrize("states", [slice(0, 1), slice(1, None)], ids=["the first alone", "all but the first"])
+def test_the_table_notices_a_window_of_which_not_every_state_counts(
+    states: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = brakes._lost_since
+
+    def of_some(now: Any, earlier: Any, rule: str, plain: LossLimit, window: Sequence[frozenset[str]]) -> Brake | None:
+        return whole(now, earlier, rule, plain, window[states])
+
+    monkeypatch.setattr(brakes, "_lost_since", of_some)
+    assert {case.rule for case in CASES if case.verdict() != case.expected} == {"lost_in_a_day", "lost_in_a_week"}
 
 
 def test_every_limit_has_mutants() -> None:
@@ -334,19 +359,41 @@ def test_other_rules_tell_of_the_worst_too(
         assert only(judge(new, earlier), rule).detail.startswith(detail)
 
 
-@pytest.mark.parametrize("window", ["active_day_ago", "active_week_ago"])
+@pytest.mark.parametrize("window", ["active_in_a_day", "active_in_a_week"])
 def test_a_window_does_not_hold_what_takes_nobody_away(window: str) -> None:
-    earlier = active(company(100))
+    earlier = [active(company(100))]
     assert judge(company(50), before(company(50), **{window: earlier})) == []
     assert judge(company(51), before(company(50), **{window: earlier})) == []
     assert held(judge(deactivated(company(50), 1), before(company(50), **{window: earlier})))
+
+
+def test_the_worst_state_of_a_window_is_told_of() -> None:
+    """That is the one with the largest share lost, whether or not most are lost of it."""
+    states = [
+        active(company(100)),
+        active(company(100)) - active(company(45)),
+        frozenset(sorted(active(company(9)))[:9]),
+    ]
+    found = judge(company(74), before(company(75), active_in_a_day=states))
+    assert only(found, "lost_in_a_day").detail.startswith("26 of 55 active users would be lost over 24 hours (47.3 %, ")
+
+
+def test_who_came_and_went_within_a_window_is_counted_where_he_was() -> None:
+    """Fifteen of a hundred at a time: whatever state is compared with, no more than they are gone."""
+    settled = active(company(85))
+    window = [settled | {f"guest{n}-{hour}" for n in range(15)} for hour in range(24)]
+    last = from_json([[unique, "ACTIVE", "BASE", "SSO", "sso"] for unique in window[-1]])
+    quiet = before(last, active_in_a_day=window, active_in_a_week=window)
+    guests_left = last.assign(status=last["status"].mask(~last.index.isin(settled), "DEACTIVATED"))
+    assert judge(guests_left, quiet) == []
+    assert rules(judge(deactivated(guests_left, 6), quiet)) == LOSS[:2]
 
 
 def test_a_window_that_moves_on_voids_no_approval() -> None:
     last, new = company(78), deactivated(company(78), 2)
     hashes = {
         change_hash(
-            judge(new, before(last, active_day_ago=active(company(day)), active_week_ago=active(company(week))))
+            judge(new, before(last, active_in_a_day=[active(company(day))], active_in_a_week=[active(company(week))]))
         )
         for day, week in [(100, 100), (100, 200), (96, 100), (96, 127), (78, 127)]
     }
@@ -362,35 +409,68 @@ def test_only_windows_that_hold_are_reset() -> None:
     assert resets([Brake("lost_in_a_day", "warns only", holds=False)]) == ()
 
 
+See = Callable[[list[frozenset[str]]], list[frozenset[str]]]
+
+
+def leak(states: list[pd.DataFrame], see: See = list) -> list[pd.DataFrame]:
+    """Push each state an hour after the one before; returns what was accepted."""
+    accepted = states[:1]
+    for hour, truth in enumerate(states[1:], 1):
+        window = see([active(state) for state in accepted])
+        found = held(judge(truth, before(accepted[-1], active_in_a_day=window, active_in_a_week=window)))
+        accepted += [] if found else [truth]
+        if hour == 1:
+            assert "lost" not in rules(found)
+    return accepted
+
+
+def require_four_fifths(accepted: list[pd.DataFrame]) -> None:
+    """See that none of the states that Vanta had within the day lost more than a fifth by its end."""
+    now = active(accepted[-1])
+    for state in map(active, accepted):
+        assert 100 * len(state & now) >= 80 * len(state)
+
+
+def leaking(states: list[pd.DataFrame], percent: int) -> list[pd.DataFrame]:
+    """Lose so many percent an hour until a day is full: at least one, and never more than an hour by itself may."""
+    while len(states) <= 24:
+        truth = states[-1]
+        states = [*states, deactivated(truth, max(1, len(active(truth)) * percent // 100))]
+    return states
+
+
 @pytest.mark.parametrize("percent", [1, 5, 15, 20])
 @pytest.mark.parametrize("size", [25, 100, 1000])
 def test_a_slow_leak_is_held_within_the_day(size: int, percent: int) -> None:
-    truth = company(size)
-    accepted = [truth]
-    for hour in range(1, 25):
-        # At least one an hour, and never more than an hour by itself may lose.
-        losing = min(len(truth), max(1, len(active(truth)) * percent // 100))
-        truth = without(truth, losing)
-        after = before(accepted[-1], active_day_ago=active(accepted[0]), active_week_ago=active(accepted[0]))
-        found = held(judge(truth, after))
-        if not found:
-            accepted.append(truth)
-        if hour == 1:
-            assert "lost" not in rules(found)
-    assert 100 * len(active(accepted[-1])) >= 80 * size
+    require_four_fifths(leak(leaking([company(size)], percent)))
 
 
-def test_a_leak_of_15_percent_for_eight_hours_is_held_in_the_second() -> None:
-    truth, accepted, verdicts = company(1000), [company(1000)], []
+@pytest.mark.parametrize("percent", [1, 5, 15, 20])
+@pytest.mark.parametrize("growth", [[30, 200], [100, 1000], [30, 60, 90, 270, 600]], ids=str)
+def test_a_slow_leak_of_those_who_came_within_the_day_is_held_within_it(growth: list[int], percent: int) -> None:
+    require_four_fifths(leak(leaking([company(size) for size in growth], percent)))
+
+
+@pytest.mark.parametrize(
+    ("states", "see"),
+    [
+        pytest.param([company(100)], lambda window: window[-1:], id="the last hour alone"),
+        pytest.param([company(100)], lambda _: [], id="no window"),
+        pytest.param([company(30), company(200)], lambda window: window[:1], id="only who was there a day ago"),
+    ],
+)
+def test_a_leak_that_no_window_sees_is_caught(states: list[pd.DataFrame], see: See) -> None:
+    with pytest.raises(AssertionError):
+        require_four_fifths(leak(leaking(states, 15), see))
+
+
+@pytest.mark.parametrize("growth", [[1000], [300, 1000]], ids=str)
+def test_a_leak_of_15_percent_for_eight_hours_is_held_in_the_second(growth: list[int]) -> None:
+    states = [company(size) for size in growth]
     for _ in range(8):
-        truth = deactivated(truth, len(active(truth)) * 15 // 100)
-        found = held(judge(truth, before(accepted[-1], active_day_ago=active(accepted[0]))))
-        verdicts.append(rules(found))
-        if not found:
-            accepted.append(truth)
-    assert verdicts[:2] == [[], ["lost_in_a_day"]]
-    assert all(verdicts[1:])
-    assert len(active(accepted[-1])) == 850
+        states.append(deactivated(states[-1], len(active(states[-1])) * 15 // 100))
+    accepted = leak(states)
+    assert [len(active(state)) for state in accepted] == [*growth, 850]
 
 
 def first_push(at_vanta: Iterable[str] | None) -> Before:
@@ -441,25 +521,25 @@ def test_the_list_is_looked_at_on_a_first_push_only() -> None:
     [
         (
             deactivated(company(40), 12),
-            before(company(40), active_day_ago=frozenset()),
+            before(company(40), active_in_a_day=[]),
             "12 of 40 active users would no longer be active (30 %, limit 20 % and 5): "
             "a0028, a0029, a0030, a0031, a0032 and 7 more",
         ),
         (
             deactivated(company(10), 6),
-            before(company(10), active_day_ago=frozenset(), active_week_ago=frozenset()),
+            before(company(10), active_in_a_day=[], active_in_a_week=[]),
             "6 of 10 active users would no longer be active (60 %, limit 50 % and 3): "
             "a0004, a0005, a0006, a0007, a0008 and 1 more",
         ),
         (
             deactivated(company(30), 1),
-            before(company(30), active_day_ago=active(company(40))),
+            before(company(30), active_in_a_day=[active(company(40))]),
             "11 of 40 active users would be lost over 24 hours (27.5 %, limit 20 % and 5), "
             "and this push takes away 1: a0029",
         ),
         (
             deactivated(company(30), 2),
-            before(company(30), active_week_ago=active(company(48))),
+            before(company(30), active_in_a_week=[active(company(48))]),
             "20 of 48 active users would be lost over 7 days (41.7 %, limit 40 % and 5), "
             "and this push takes away 2: a0028, a0029",
         ),

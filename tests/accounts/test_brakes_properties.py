@@ -1,6 +1,7 @@
 """What has to hold for every history, found by hypothesis, and the rules written a second time."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ def active(states: pd.DataFrame) -> frozenset[str]:
 
 def before(last: pd.DataFrame, **columns: Any) -> Before:
     """Return a quiet week that ended in this state."""
-    quiet = Before(last, (), active(last), active(last), at_vanta=None, is_first=False)
+    quiet = Before(last, (), [active(last)], [active(last)], at_vanta=None, is_first=False)
     return replace(quiet, **columns)
 
 
@@ -71,7 +72,7 @@ def test_a_state_that_does_not_change_holds_nothing(states: list[pd.DataFrame]) 
 def test_the_order_of_rows_changes_nothing(states: list[pd.DataFrame], seed: int) -> None:
     last, possible, earlier, new = states
     shuffled = [frame.sample(frac=1, random_state=seed) for frame in (last, possible, new)]
-    windows = {"active_day_ago": active(earlier), "active_week_ago": active(earlier)}
+    windows = {"active_in_a_day": [active(earlier)], "active_in_a_week": [active(earlier), active(last)]}
     found = judge(new, before(last, possible=(possible,), **windows))
     assert judge(shuffled[2], before(shuffled[0], possible=(shuffled[1],), **windows)) == found
 
@@ -79,7 +80,7 @@ def test_the_order_of_rows_changes_nothing(states: list[pd.DataFrame], seed: int
 @given(states_of_one_company(4), st.booleans(), st.data())
 def test_one_more_loss_never_releases_a_loss(states: list[pd.DataFrame], vanishes: bool, data: st.DataObject) -> None:
     last, possible, earlier, new = states
-    old = before(last, possible=(possible,), active_day_ago=active(earlier), active_week_ago=active(earlier))
+    old = before(last, possible=(possible,), active_in_a_day=[active(earlier)], active_in_a_week=[active(earlier)])
     remaining = sorted(active(new) & active(last))
     if not remaining:
         return
@@ -92,24 +93,65 @@ def test_one_more_loss_never_releases_a_loss(states: list[pd.DataFrame], vanishe
         assert change_hash(is_now) != change_hash(was)
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=30))
-@settings(max_examples=30)
-def test_no_leak_takes_more_than_a_fifth_in_a_day(leaving: list[int]) -> None:
-    truth = [[f"u{n:02}", "ACTIVE", "BASE", "SSO", "sso"] for n in range(60)]
-    accepted = [from_json(truth)]  # what Vanta has, hour by hour
-    for count in leaving:
-        truth = truth[: len(truth) - min(count, len(truth))]
-        day_ago = active(accepted[max(len(accepted) - 24, 0)])
-        push = from_json(truth)
-        passes = not held(judge(push, before(accepted[-1], active_day_ago=day_ago)))
+# Hour by hour: how many come, how many leave, and whether those are the latest or the first who came.
+HOURS = st.lists(
+    st.tuples(st.sampled_from([0, 0, 1, 5, 40, 200]), st.integers(0, 30), st.booleans()), min_size=1, max_size=30
+)
+See = Callable[[Sequence[frozenset[str]]], Sequence[frozenset[str]]]
+
+
+def live(hours: Iterable[tuple[int, int, bool]], see: See = tuple) -> None:
+    """Let people come and leave, and see after each hour that no state of the last day lost too many of its own.
+
+    Args:
+        hours: what happens in each.
+        see: what a brake is shown of the day.
+    """
+    names = (f"u{n:05}" for n in itertools.count())
+    truth = list(itertools.islice(names, 60))
+    everybody = [*truth]
+    accepted = [as_states(truth, everybody)]  # what Vanta has, hour by hour
+    for coming, leaving, latest in hours:
+        kept = max(len(truth) - leaving, 0)
+        hired = list(itertools.islice(names, coming))
+        truth = (truth[:kept] if latest else truth[len(truth) - kept :]) + hired
+        everybody += hired
+        day = [active(states) for states in accepted[-24:]]
+        push = as_states(truth, everybody)
+        passes = not held(judge(push, before(accepted[-1], active_in_a_day=see(day))))
         accepted.append(push if passes else accepted[-1])
-        assert 100 * len(day_ago & active(accepted[-1])) >= 80 * len(day_ago)
+        for state in day:
+            assert not too_many(len(state - active(accepted[-1])), len(state), 20)
+
+
+def as_states(ids: Iterable[str], everybody: Iterable[str]) -> pd.DataFrame:
+    here = frozenset(ids)
+    return from_json([i, "ACTIVE" if i in here else "DEACTIVATED", "BASE", "SSO", "sso"] for i in everybody)
+
+
+@given(HOURS)
+@settings(max_examples=60)
+def test_no_leak_takes_more_than_a_fifth_in_a_day(hours: list[tuple[int, int, bool]]) -> None:
+    live(hours)
+
+
+@pytest.mark.parametrize(
+    ("hours", "see"),
+    [
+        pytest.param([(0, 9, True)] * 3, lambda day: day[-1:], id="the last hour alone"),
+        pytest.param([(200, 0, True), *[(0, 30, True)] * 3], lambda day: day[:1], id="only who was there a day ago"),
+    ],
+)
+def test_a_leak_that_a_brake_is_not_shown_is_caught(hours: list[tuple[int, int, bool]], see: See) -> None:
+    live(hours)
+    with pytest.raises(AssertionError):
+        live(hours, see)
 
 
 @given(states_of_one_company(5), st.booleans())
 def test_a_second_writing_of_the_rules_agrees(states: list[pd.DataFrame], is_first: bool) -> None:
     last, possible, day, week, new = states
-    old = Before(last, (possible,), active(day), active(week), frozenset(day.index), is_first)
+    old = Before(last, (possible,), [active(day)], [active(week), active(day)], frozenset(day.index), is_first)
     assert verdicts(new, old) == written_again(new, old)
 
 
@@ -157,10 +199,10 @@ def written_again(new: pd.DataFrame, old: Before) -> dict[str, bool]:
             found |= {rule: found.get(rule, False) or holds for rule, holds in against(state, now).items()}
     if any(on(state) - on(now) for state in states):
         for rule, window, percent in [
-            ("lost_in_a_day", old.active_day_ago, 20),
-            ("lost_in_a_week", old.active_week_ago, 40),
+            ("lost_in_a_day", old.active_in_a_day, 20),
+            ("lost_in_a_week", old.active_in_a_week, 40),
         ]:
-            if too_many(len(window - on(now)), len(window), percent):
+            if any(too_many(len(active - on(now)), len(active), percent) for active in window):
                 found[rule] = True
     if old.is_first and old.at_vanta is not None and old.at_vanta - now.keys():
         found["first_push"] = True

@@ -25,6 +25,21 @@ def test_a_leak_of_fifteen_percent_an_hour_is_held_from_its_second_hour_on(world
     assert (company.active_at_vanta(), company.puts()) == (84, 2)
 
 
+def test_a_leak_of_those_who_came_within_the_day_is_held_from_its_second_hour_on(world: World) -> None:
+    """Compared with a day ago alone, when none of the newcomers was there, three quarters of them would go unseen."""
+    company = world.company(members=30).pushed()
+    world.later(hours=1)
+    company.hire(170)
+    assert [warning.split(":")[0] for warning in company.push().warnings] == ["growth"]
+    held: list[list[str]] = []
+    for _ in range(8):
+        world.later(hours=1)
+        company.leave_latest(int(0.15 * len(company.active())))
+        held.append(rules(company.push()))
+    assert held == [[], DAY, ["lost", *DAY], *[["lost", *DAY, *WEEK]] * 5]
+    assert (company.active_at_vanta(), company.puts()) == (170, 3)
+
+
 def test_a_leak_within_the_days_limit_is_held_by_the_weeks(world: World) -> None:
     company = world.company(members=100).pushed()
     for loss in (20, 16):  # a fifth of those who are there, each time

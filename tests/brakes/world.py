@@ -81,6 +81,10 @@ class Company:
         """Deactivate the first ones."""
         self._update("UPDATE users SET deactivated_at = now() WHERE id = ANY(%s)", self.active()[:count])
 
+    def leave_latest(self, count: int) -> None:
+        """Deactivate the last ones."""
+        self._update("UPDATE users SET deactivated_at = now() WHERE id = ANY(%s)", self.active()[-count:])
+
     def come_back(self) -> None:
         """Reactivate everybody who left."""
         self.parts.sym.execute("UPDATE users SET deactivated_at = NULL WHERE organization_id = %s", self.id)

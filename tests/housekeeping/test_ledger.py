@@ -95,13 +95,13 @@ def test_what_a_held_customers_brakes_compare_with_stays_until_it_gets_through(l
     backdate(ledger, days=2)
     push(ledger, acme, [ANN])
     [(last_week,)] = ledger.execute("SELECT now() - interval '7 days'").fetchall()
-    assert history.active_at(ledger, acme, last_week) == {"ann", "bob"}
+    assert history.active_since(ledger, acme, last_week)[0] == {"ann", "bob"}
     snapshots.record_outcome(ledger, acme, "held", run_id="run", kind="lost_in_a_week", change_hash="ab" * 32)
     backdate(ledger, days=500)
     age(ledger, "outcomes", 500, "at", "since", "held_since")
     assert pruned(ledger) == {"accepted_snapshots": 1}  # of 20 days before
     assert history.pushes(ledger, acme)[0].snapshot_id == lost.id
-    assert history.active_at(ledger, acme, last_week - timedelta(days=500)) == {"ann", "bob"}
+    assert history.active_since(ledger, acme, last_week - timedelta(days=500))[0] == {"ann", "bob"}
     push(ledger, acme, [ANN])
     snapshots.record_outcome(ledger, acme, "accepted", run_id="run")
     assert pruned(ledger) == {"accepted_snapshots": 2}
