@@ -51,11 +51,10 @@ from symvanta_pipeline.vanta.errors import (
     ApplicationRefused,
     BodyRefused,
     GrantRefused,
-    NotAccepted,
     Permanent,
     VantaError,
 )
-from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession
+from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession, Delivery
 
 USERS = "sym/users"
 ACCOUNTS = "vanta/user_accounts"
@@ -390,13 +389,14 @@ class CustomerSync:
             _snapshot_of(body, connection.organization_id, self.run_id, users.read_at),
             states=to_json(plan.states),
         )
+        delivery = Delivery()
         try:
-            acceptance = put_accounts(session, where.path, body, before_send=before_send)
-        except NotAccepted:
-            raise  # a 200 that does not say yes may have been applied all the same: the intent stays open
-        except Permanent as error:
-            snapshots.resolve_intent(self.ledger.get(), intent, "refused")
-            raise Stopped(_refusal(error, accounts)) if isinstance(error, BodyRefused) else error from None
+            acceptance = put_accounts(session, where.path, body, before_send=before_send, delivery=delivery)
+        except Exception as error:
+            self._close(intent, delivery)
+            if isinstance(error, BodyRefused):
+                raise Stopped(_refusal(error, accounts)) from None
+            raise
         recorded = snapshots.record_accepted(
             self.ledger.get(),
             intent,
@@ -410,6 +410,12 @@ class CustomerSync:
         result.seconds["push"] = acceptance.seconds
         self._keep(SENT, accounts.frame, result)
         self._read_back(result.push, plan, session, partial(look, attempts=1), result)
+
+    def _close(self, intent: int, delivery: Delivery) -> None:
+        """Resolve the intent of a body that Vanta certainly did nothing with; any other stays open."""
+        if not delivery.possibly_applied:
+            with suppress(psycopg.Error, LedgerError):  # open, it is taken for the worse
+                snapshots.resolve_intent(self.ledger.get(), intent, "refused" if delivery.attempts else "not_sent")
 
     def _require_newest(self, connection: Connection, users: UsersSnapshot) -> None:
         """Stop where something newer was accepted already: two replicas of Sym's database may differ in their lag."""

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.status import CustomerRecord
 
-IntentOutcome = Literal["accepted", "refused", "unknown", "superseded"]
+IntentOutcome = Literal["accepted", "refused", "not_sent", "unknown", "superseded"]
 AttemptOutcome = Literal["accepted", "held", "refused", "parked", "failing", "busy"]
 
 

@@ -20,7 +20,7 @@ from symvanta_pipeline.vanta.errors import (
     WrongOrganization,
     check_verdict,
 )
-from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession
+from symvanta_pipeline.vanta.session import ATTEMPTS, CustomerSession, Delivery
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,14 @@ def list_path(path: str) -> str:
     return f"{path.removesuffix('/sync_all')}/list_all" if path.endswith("/sync_all") else path
 
 
-def put_accounts(session: CustomerSession, path: str, body: Body, *, before_send: Callable[[], None]) -> Acceptance:
+def put_accounts(
+    session: CustomerSession,
+    path: str,
+    body: Body,
+    *,
+    before_send: Callable[[], None],
+    delivery: Delivery | None = None,
+) -> Acceptance:
     """Replace everything that Vanta knows of one customer's accounts; safe to repeat with the same bytes.
 
     Args:
@@ -84,6 +91,7 @@ def put_accounts(session: CustomerSession, path: str, body: Body, *, before_send
         path: ``VANTA_USER_ACCOUNT_PATH``.
         body: all accounts of the customer; Vanta soft-deletes whoever is not in it (documented).
         before_send: runs immediately before each attempt; raising keeps it from being made.
+        delivery: told how far the body got, whatever is raised. A 200 that does not say yes counts as possibly applied.
 
     Raises:
         WrongOrganization: the body is another organization's; nothing was sent.
@@ -95,7 +103,7 @@ def put_accounts(session: CustomerSession, path: str, body: Body, *, before_send
             f"the body of organization {body.organization_id} met the session of {session.organization_id}: not sent"
         )
     started = time.monotonic()
-    response, token = session.call("PUT", path, payload=body.payload, before_send=before_send)
+    response, token = session.call("PUT", path, payload=body.payload, before_send=before_send, delivery=delivery)
     check_verdict(response)
     return Acceptance(time.monotonic() - started, token.generation)
 

@@ -10,6 +10,7 @@ own committed transaction, use it only then. All of it happens while the caller 
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from symvanta_pipeline.vanta.errors import (
     RateLimited,
     ScopeMissing,
     Transient,
+    Unavailable,
     VantaError,
     check_resource_reply,
 )
@@ -79,6 +81,28 @@ class TokenStore(Protocol):
 
     def is_empty(self) -> bool:
         """Tell whether the customer has no token any more: it was disconnected."""
+
+
+@dataclass
+class Delivery:
+    """How far a body got, attempt by attempt; what is true of it when its call has failed.
+
+    Attributes:
+        attempts: how many were sent.
+        possibly_applied: of how many of them no answer said that Vanta did nothing with the body.
+    """
+
+    attempts: int = 0
+    possibly_applied: int = 0
+
+    def sent(self) -> None:
+        """Count an attempt that is about to be made."""
+        self.attempts += 1
+        self.possibly_applied += 1
+
+    def refused(self) -> None:
+        """Take back that it was possibly applied: its answer says that it was not."""
+        self.possibly_applied -= 1
 
 
 class CustomerSession:
@@ -141,12 +165,14 @@ class CustomerSession:
         payload: bytes | None = None,
         before_send: Callable[[], None],
         attempts: int = ATTEMPTS,
+        delivery: Delivery | None = None,
     ) -> tuple[requests.Response, HeldToken]:
         """Make one call with the customer's token and return the 200 and the token that it was made with.
 
         One refresh and one repetition follow a refused access token, once in a session's life. What may pass is
         tried again, the same bytes each time, a few seconds apart, up to ``attempts`` times in all; ``before_send``
-        runs immediately before each.
+        runs immediately before each. ``delivery`` tells, also where the last failure is another one, whether an earlier
+        attempt was possibly applied.
 
         Raises:
             VantaError: whatever remains after that.
@@ -154,8 +180,12 @@ class CustomerSession:
         """
 
         def send_with(token: HeldToken) -> requests.Response:
-            return _retrying(lambda: self._send(token, method, path, payload, before_send), attempts)
+            return _retrying(
+                lambda: self._send(token, method, path, payload=payload, before_send=before_send, delivery=known),
+                attempts,
+            )
 
+        known = delivery or Delivery()
         token = self._usable_token()
         try:
             return send_with(token), token
@@ -167,7 +197,14 @@ class CustomerSession:
             return send_with(token), token
 
     def _send(
-        self, token: HeldToken, method: str, path: str, payload: bytes | None, before_send: Callable[[], None]
+        self,
+        token: HeldToken,
+        method: str,
+        path: str,
+        *,
+        payload: bytes | None,
+        before_send: Callable[[], None],
+        delivery: Delivery,
     ) -> requests.Response:
         url = f"{self._application.api_url}{path}"
         bearer: dict[str, Any] = {"access_token": token.access_token, "token_type": "Bearer"}
@@ -176,10 +213,19 @@ class CustomerSession:
         session = self._application.session(token=bearer)
         self._spend(self._budgets.resource)
         before_send()
-        response: requests.Response = send(
-            lambda: session.request(method, url, data=payload, headers=headers, timeout=TIMEOUT, allow_redirects=False)
-        )
-        return self._checked(self._budgets.resource, lambda: check_resource_reply(response))
+        delivery.sent()
+        try:
+            response: requests.Response = send(
+                lambda: session.request(
+                    method, url, data=payload, headers=headers, timeout=TIMEOUT, allow_redirects=False
+                )
+            )
+            return self._checked(self._budgets.resource, lambda: check_resource_reply(response))
+        except Unavailable:
+            raise  # neither silence nor a 5xx says that nothing was done
+        except VantaError:
+            delivery.refused()
+            raise
 
     def _usable_token(self) -> HeldToken:
         token = self._store.load()

@@ -69,15 +69,24 @@ MOVES: dict[str, Move] = {
     "hours": lambda company, n: company.world.later(hours=5.0 * n),
     "nothing": lambda _company, _n: None,
 }
-FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "reply lost": ("drop_after", {}),
-    "all replies lost": ("drop_after", {"times": ATTEMPTS}),
-    "500 before": ("status", {"status": 500}),
-    "500 each time": ("status", {"status": 500, "times": ATTEMPTS}),
-    "400": ("status", {"status": 400}),
-    "says no": ("success_false", {}),
-    "takes some": ("rejected_some", {}),
-    "says nothing": ("no_verdict", {}),
+Fault = tuple[str, dict[str, Any]]
+LOST: Fault = ("drop_after", {})
+# Each in the order in which it strikes: several strike one attempt after the other.
+FAULTS: dict[str, list[Fault]] = {
+    "reply lost": [LOST],
+    "all replies lost": [("drop_after", {"times": ATTEMPTS})],
+    "500 before": [("status", {"status": 500})],
+    "500 each time": [("status", {"status": 500, "times": ATTEMPTS})],
+    "400": [("status", {"status": 400})],
+    "grant refused": [("revoke", {})],
+    "reply lost, then 400": [LOST, ("status", {"status": 400})],
+    "reply lost, then 404": [LOST, ("status", {"status": 404})],
+    "reply lost, then grant refused": [LOST, ("revoke", {})],
+    "500 before, then 400": [("status", {"status": 500}), ("status", {"status": 400})],
+    "reply lost, then says no": [LOST, ("success_false", {})],
+    "says no": [("success_false", {})],
+    "takes some": [("rejected_some", {})],
+    "says nothing": [("no_verdict", {})],
 }
 CRASHES = {"crash before the record": "record_accepted", "crash before the outcome": "record_outcome"}
 
@@ -112,14 +121,14 @@ def push(company: Company, trouble: str) -> CustomerResult | None:
         assert result.failure is not None
         assert result.failure.outcome == "held"
         return result
-    if trouble in FAULTS:
-        kind, options = FAULTS[trouble]
+    for kind, options in FAULTS.get(trouble, []):
         company.fault("put", kind, **options)
     result = company.push()
-    if trouble in FAULTS:
-        was_held = result.failure is not None and result.failure.outcome == "held"
-        assert (sum(company.fired()) == 0) == was_held
+    outcome = result.failure.outcome if result.failure else None
+    assert all((fired == 0) == (outcome == "held") for fired in company.fired())
     company.parts.vanta.clear_faults()
+    if outcome == "parked":
+        company.parts.connect(company.id, company.slug)
     return result
 
 

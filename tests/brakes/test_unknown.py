@@ -33,6 +33,41 @@ def test_a_reply_lost_after_vanta_applied_the_put_is_asked_for_with_the_same_byt
     assert len(history.changes(world.parts.ledger, company.id)) == 10 * 4 + 2 + 4
 
 
+@pytest.mark.parametrize(
+    ("then", "options", "outcome"),
+    [("status", {"status": 400}, "refused"), ("status", {"status": 403}, "refused"), ("revoke", {}, "parked")],
+)
+def test_a_put_that_was_applied_unheard_stays_possibly_applied_though_the_next_attempt_is_refused(
+    world: World, then: str, options: dict[str, int], outcome: str
+) -> None:
+    company = world.company(members=10).pushed()
+    company.leave(2)
+    company.fault("put", "drop_after")
+    company.fault("put", then, **options)
+    result = company.push()
+    assert result.failure is not None
+    assert (result.failure.outcome, company.fired()) == (outcome, [1, 1])
+    assert company.arrived()  # which nobody heard of
+    assert world.parts.intents(company.id) == ["accepted", None]
+    assert possibly_applied(world, company) == ["accepted", "possibly applied"]
+    if outcome == "parked":
+        world.parts.connect(company.id, company.slug)
+    company.pushed()
+    assert world.parts.intents(company.id) == ["accepted", "superseded", "accepted"]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("status", {"status": 400}), ("revoke", {})])
+def test_a_put_that_is_refused_at_once_is_not_possibly_applied(
+    world: World, kind: str, options: dict[str, int]
+) -> None:
+    company = world.company(members=10).pushed()
+    company.leave(2)
+    company.fault("put", kind, **options)
+    assert company.push().failure is not None
+    assert company.fired() == [1]
+    assert world.parts.intents(company.id) == ["accepted", "refused"]
+
+
 def killed_before_the_reply(company: Company, environment: dict[str, str]) -> None:
     """Push from another process, and kill that with SIGKILL once Vanta has applied the PUT and not answered."""
     parts = company.parts

@@ -80,7 +80,7 @@ def owner_role(postgres: EmbeddedPostgres) -> Iterator[tuple[str, str]]:
         admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*[sql.Identifier(name)] * 2))
         parameters = psycopg.conninfo.conninfo_to_dict(postgres.url(name))
         url = f"postgresql://{name}:{PASSWORD}@{parameters['host']}:{parameters['port']}/{name}"
-        assert database.migrate(url)[-1] == "0007"
+        assert database.migrate(url)[-1] == "0009"
         yield name, url
         postgres.drop(name)
         admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

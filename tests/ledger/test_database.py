@@ -25,6 +25,7 @@ TABLES_OF = {
     "0006": set(),
     "0007": set(),
     "0008": set(),
+    "0009": set(),
 }
 TABLES = set().union(*TABLES_OF.values())
 REVISIONS = list(TABLES_OF)
@@ -104,7 +105,14 @@ ROWS_OF = {
         INSERT INTO alerts (message_id, target, message) VALUES (gen_random_uuid(), 'log', '{{}}');
     """,
     "0006": "INSERT INTO audit_events (event) VALUES ('keys_rotated')",
-    "0007": "UPDATE outcomes SET at = clock_timestamp()",
+    "0007": f"""
+        UPDATE outcomes SET at = clock_timestamp();
+        INSERT INTO accepted_snapshots
+            (organization_id, run_id, read_at, body_sha256, users, active, deactivated, token_generation,
+             departure_seconds)
+            SELECT organization_id, {BODY}, 1, '{{1.5}}' FROM connections;
+    """,
+    "0008": "UPDATE outcomes SET generation = 1",
 }
 
 

@@ -576,6 +576,30 @@ def test_a_customer_is_not_put_off_for_ever(parts: Parts, monkeypatch: pytest.Mo
     monkeypatch.setattr(sync, "ROUNDS", 2)
     assert sentences(parts.run("acme")) == {"acme": ("failing", "the rate budget put this customer off 2 times")}
     assert [put["status"] for put in parts.puts(acme)] == [429, 429]
+    assert parts.intents(acme) == ["refused", "refused"]
+
+
+def test_a_body_that_never_left_is_not_told_of_as_possibly_applied(
+    parts: Parts, symvanta_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is paused between the record of the intent and the PUT, which voids the slot that was kept for it."""
+    monkeypatch.setattr(budget, "_LOOK_EVERY", 0.05)
+    acme = parts.customer("acme")
+    with held(symvanta_url, "LOCK TABLE intents IN EXCLUSIVE MODE") as hold:
+
+        def pause_and_go_on() -> None:
+            hold.until_somebody_waits("INSERT INTO intents")
+            paused = "paused_until = now() + interval '10 minutes'"
+            parts.ledger.execute(f"UPDATE rate_budgets SET {paused}, pauses = pauses + 1".encode())
+            hold.release()
+            until(lambda: parts.intents(acme) == ["not_sent"], "it is written down that nothing was sent")
+            assert parts.puts(acme) == []
+            parts.ledger.execute("UPDATE rate_budgets SET paused_until = now(), pauses = pauses + 1, slots = '{}'")
+
+        with meanwhile(pause_and_go_on):
+            [result] = parts.run("acme")
+    assert result.failure is None
+    assert parts.intents(acme) == ["not_sent", "accepted"]
 
 
 def test_a_lock_that_is_lost_before_the_put_keeps_it_from_being_sent(parts: Parts, symvanta_url: str) -> None:
@@ -596,6 +620,7 @@ def test_a_lock_that_is_lost_before_the_put_keeps_it_from_being_sent(parts: Part
             told = sentences(parts.run("lost", "healthy"))
     assert told["lost"] == ("failing", f"organization {lost}: the connection of its lock is gone")
     assert (parts.puts(lost), told["healthy"]) == ([], None)
+    assert parts.intents(lost) == ["not_sent"]
     assert parts.at_vanta(healthy) == parts.at_sym(healthy)
 
 
