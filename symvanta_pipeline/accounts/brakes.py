@@ -26,7 +26,7 @@ Decided here, with the reason:
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import sha256
 from typing import Final
@@ -131,12 +131,14 @@ class Brake:
         detail: one sentence with the numbers and up to five unique ids; no person.
         holds: whether the push may not go out; otherwise it is a warning.
         changes: what holds, sorted; empty for a warning.
+        losses: all whom the push takes away, whichever rule holds it: nobody lets more people go than he looked at.
     """
 
     rule: str
     detail: str
     holds: bool
     changes: tuple[HeldChange, ...] = ()
+    losses: tuple[HeldChange, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,8 @@ def judge(new: pd.DataFrame, before: Before) -> list[Brake]:
         _growth(now, earlier),
         _first_push(now, before),
     )
-    return [brake for brake in judged if brake is not None]
+    losses = _losses("lost", now, earlier)
+    return [replace(brake, losses=losses) if brake.holds else brake for brake in judged if brake is not None]
 
 
 def held(brakes: Iterable[Brake]) -> list[Brake]:
@@ -213,8 +216,8 @@ def held(brakes: Iterable[Brake]) -> list[Brake]:
 def change_hash(brakes: Iterable[Brake]) -> str:
     """Return what an approval names: SHA-256, in hex, over everything that holds; "" if nothing does.
 
-    It is taken over ASCII JSON: the sorted, distinct ``[rule, unique_id, old, new]`` of the held changes. So it says
-    nothing of an account that is not held, of the order of rows, or of the time.
+    It is taken over ASCII JSON: the sorted, distinct ``[rule, unique_id, old, new]`` of the held changes and of all
+    losses. So it says nothing of any other account, of the order of rows, or of the time.
     """
     holding = held(brakes)
     if not holding:
@@ -222,7 +225,7 @@ def change_hash(brakes: Iterable[Brake]) -> str:
     changes = {
         (change.rule, change.unique_id, change.old, change.new)
         for brake in holding
-        for change in brake.changes or _standing(brake.rule)
+        for change in (*(brake.changes or _standing(brake.rule)), *brake.losses)
     }
     return sha256(json.dumps(sorted(changes), separators=(",", ":")).encode()).hexdigest()
 

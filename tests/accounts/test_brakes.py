@@ -685,6 +685,25 @@ def with_row(states: pd.DataFrame, row: list[str]) -> pd.DataFrame:
     return from_json([old for old in to_json(states) if old[0] != row[0]] + [row])
 
 
+@pytest.mark.parametrize(
+    ("rule", "last", "new"),
+    [
+        pytest.param("vanished", company(60), without(company(60), 4), id="vanished"),
+        pytest.param("admins", company(60), company(60, admins=10), id="admins"),
+        pytest.param("growth", company(30), company(400), id="growth"),
+        pytest.param("first_push", company(30), company(30), id="first push"),
+    ],
+)
+def test_whatever_holds_another_loss_changes_the_hash(rule: str, last: pd.DataFrame, new: pd.DataFrame) -> None:
+    is_first = rule == "first_push"
+    old = before(last, at_vanta=frozenset([*last.index, "theirs"]) if is_first else None, is_first=is_first)
+    one_less = with_row(new, ["a0005", "DEACTIVATED", "BASE", "PASSWORD", "on"])
+    another = with_row(new, ["a0006", "DEACTIVATED", "BASE", "PASSWORD", "on"])
+    found = [judge(states, old) for states in (new, one_less, another)]
+    assert all(rules(held(each)) == [rule] for each in found)
+    assert len({change_hash(each) for each in found}) == 3
+
+
 def test_another_admin_or_another_hire_of_a_held_growth_changes_the_hash() -> None:
     last = company(100)
     assert hash_of(company(100, admins=50), before(last)) != hash_of(company(100, admins=51), before(last))

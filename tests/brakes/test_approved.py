@@ -7,6 +7,7 @@ import pytest
 
 from symvanta_pipeline.ledger import approvals
 from symvanta_pipeline.sync import CustomerResult
+from tests.brakes.test_held import foreign
 from tests.brakes.world import Company, World, nothing_sent, rules, sentence
 
 LOST = ["lost", "lost_in_a_day"]
@@ -74,6 +75,37 @@ def test_if_what_is_held_moves_the_approval_is_void_and_says_so(world: World) ->
             assert sentence(void).endswith(
                 f". The approval of {approval.at:%Y-%m-%d %H:%M} UTC is void: it was for another change"
             )
+    company.pushed()  # it is back to what was looked at
+    assert company.latest_approval().used_at is not None
+
+
+@pytest.mark.parametrize(
+    ("rule", "move"),
+    [
+        ("vanished", lambda company: company.vanish(3)),
+        ("admins", lambda company: company.promote(5)),
+        ("growth", lambda company: company.hire(230)),
+        ("first_push", None),
+    ],
+)
+def test_a_loss_voids_the_approval_whichever_rule_holds(world: World, rule: str, move: Move | None) -> None:
+    """Four who leave are within every limit, and would be let through unseen by an approval of something else."""
+    company = world.company(members=24)
+    leaving = company.active()[-4:]
+    if move is None:
+        ours = foreign(*map(str, company.active()))
+        company.put_by_somebody_else([*ours, *foreign("11111111-0000-4000-8000-000000000000")])
+    else:
+        company.pushed()
+        move(company)
+    held = company.push()
+    assert rules(held) == [rule]
+    company.approve(held)
+    with company.undone(), nothing_sent(company):
+        company.parts.sym.execute("UPDATE users SET deactivated_at = now() WHERE id = ANY(%s)", leaving)
+        void = company.push()
+        assert rules(void) == [rule]
+        assert sentence(void).endswith("is void: it was for another change")
     company.pushed()  # it is back to what was looked at
     assert company.latest_approval().used_at is not None
 
