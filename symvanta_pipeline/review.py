@@ -394,9 +394,12 @@ def _standing(approval: Approval, held: Held | None, *, is_approved: bool) -> st
         return f"The {given} lets it through: the next run until {_utc(approval.expires_at)} uses it."
     if approval.used_at:
         return None
+    is_over = approval.expires_at <= datetime.now(UTC)
     if held and approval.hash == held.change_hash:
-        return f"The {given} was until {_utc(approval.expires_at)} and is over."
-    return f"The {given} is void: it was for another change." if datetime.now(UTC) < approval.expires_at else None
+        if is_over:
+            return f"The {given} was until {_utc(approval.expires_at)} and is over."
+        return f"The {given} is void: a push that was under way let the same change through."
+    return None if is_over else f"The {given} is void: it was for another change."
 
 
 def _printable(text: str) -> str:

@@ -135,11 +135,9 @@ def _approval_used(
     connection: psycopg.Connection, intent: Intent, states: pd.DataFrame, earlier: Sequence[pd.DataFrame]
 ) -> int | None:
     """Return the approval that let the push through, if it was held: it is good for no other one."""
-    approval = approvals.latest(connection, intent.organization_id)
-    if approval is None or approval.used_at or not approval.at <= intent.created_at < approval.expires_at:
-        return None
     held = hash_of_push(connection, intent.organization_id, states, possible=earlier)
-    return approval.id if approval.hash == held else None
+    approval = approvals.of_push(connection, intent.organization_id, held, intent.created_at)
+    return approval.id if approval else None
 
 
 def _utc(moment: datetime) -> str:

@@ -565,10 +565,12 @@ def _refusal(error: BodyRefused, accounts: Accounts) -> Failure:
 def _useless(approval: Approval, plan: Plan) -> str:
     """Say why an approval that nobody used does not let this change through; nothing of one that is past and gone."""
     given = f"{approval.at:%Y-%m-%d %H:%M} UTC"
-    if approval.hash == plan.change_hash:
-        return f". The approval of {given} was for four hours and is over"
     is_over = approval.expires_at <= datetime.now(UTC)
-    return "" if is_over else f". The approval of {given} is void: it was for another change"
+    if approval.hash != plan.change_hash:
+        return "" if is_over else f". The approval of {given} is void: it was for another change"
+    if is_over:
+        return f". The approval of {given} was for four hours and is over"
+    return f". The approval of {given} is void: a push that was under way let the same change through"
 
 
 def _not_connected(connection: Connection) -> str:

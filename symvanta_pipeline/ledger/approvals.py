@@ -116,14 +116,40 @@ def approve(
 
 
 def usable(connection: psycopg.Connection, organization_id: UUID, change_hash: str) -> Approval | None:
-    """Give the approval that lets this very change through now: the latest, if it is for it, unused and not expired."""
+    """Give the approval that lets this very change through now: the latest, if it is for it, unused and not expired.
+
+    One that was given while a push of the same change was under way is void: that push let the change through.
+    """
     with connection.cursor(row_factory=class_row(Approval)) as cursor:
         return cursor.execute(
             f"""
             SELECT * FROM ({_LATEST}) AS latest
-            WHERE hash = %s AND used_at IS NULL AND expires_at > clock_timestamp()
+            WHERE hash = %s AND used_at IS NULL AND expires_at > clock_timestamp() AND NOT EXISTS (
+                SELECT FROM approvals AS used
+                WHERE used.organization_id = latest.organization_id AND used.hash = latest.hash
+                  AND used.used_at >= latest.at
+            )
             """,  # noqa: S608 - a constant of this module
             [organization_id, change_hash],
+        ).fetchone()
+
+
+def of_push(
+    connection: psycopg.Connection, organization_id: UUID, change_hash: str, moment: datetime
+) -> Approval | None:
+    """Give the approval that let a change through which was sent at a moment, though nobody recorded that so far.
+
+    Not the latest of all: whoever did not know that it was sent has perhaps approved it again since.
+    """
+    with connection.cursor(row_factory=class_row(Approval)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT {_COLUMNS} FROM approvals
+            WHERE organization_id = %(organization_id)s AND hash = %(hash)s AND used_at IS NULL
+              AND at <= %(moment)s AND expires_at > %(moment)s
+            ORDER BY id DESC LIMIT 1
+            """,  # noqa: S608 - a constant of this module
+            {"organization_id": organization_id, "hash": change_hash, "moment": moment},
         ).fetchone()
 
 

@@ -9,6 +9,7 @@ from symvanta_pipeline.ledger import approvals
 from symvanta_pipeline.sync import CustomerResult
 from tests.brakes.test_held import foreign
 from tests.brakes.world import Company, World, nothing_sent, rules, sentence
+from tests.support.parts import meanwhile, until
 
 LOST = ["lost", "lost_in_a_day"]
 Move = Callable[[Company], object]
@@ -186,6 +187,33 @@ def test_approving_twice_lets_nothing_through_twice(world: World) -> None:
     company.leave(6)
     with nothing_sent(company):
         assert rules(company.push())[0] == "lost"
+
+
+def test_approving_again_while_the_push_is_under_way_lets_nothing_through_twice(world: World) -> None:
+    """The second one is given when Vanta has applied the PUT and not answered yet."""
+    company, held = held_company(world)
+    company.approve(held)
+    company.fault("put", "slow", delay=2)
+
+    def approve_again() -> None:
+        until(company.arrived, "Vanta applied it")
+        company.approve(held)
+
+    with meanwhile(approve_again):
+        passed = company.push()
+    assert company.fired() == [1]
+    assert passed.push is not None
+    assert passed.approval is not None
+    again = company.latest_approval()
+    assert again.id != passed.approval.id
+    assert again.at < passed.push.recorded.accepted_at
+    company.come_back()
+    company.pushed()
+    company.leave(6)
+    with nothing_sent(company):
+        assert sentence(company.push()).endswith("is void: a push that was under way let the same change through")
+    company.approve(held)
+    company.pushed()  # whoever looks now means the change of now
 
 
 def test_a_later_approval_of_another_change_takes_the_place_of_the_first(world: World) -> None:

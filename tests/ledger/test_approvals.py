@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from symvanta_pipeline.ledger import history, snapshots
-from symvanta_pipeline.ledger.approvals import ApprovalRefused, approve, latest, usable, window_reset
+from symvanta_pipeline.ledger.approvals import ApprovalRefused, approve, latest, of_push, usable, window_reset
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, ApprovalUnusable
 from tests.ledger.conftest import announce, backdate, push
@@ -82,6 +82,45 @@ def test_approving_twice_lets_nothing_through_twice(ledger: psycopg.Connection, 
     push(ledger, organization, [ANN], approval_id=second.id)
     assert usable(ledger, organization, HELD) is None
     assert first.used_at is None
+
+
+def test_one_given_while_the_same_change_is_pushed_lets_nothing_through_after(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    organization = connected().organization_id
+    first = approve(ledger, organization, HELD, **WORDS)
+    meanwhile = approve(ledger, organization, HELD, **WORDS)
+    push(ledger, organization, [ANN], approval_id=first.id)
+    assert usable(ledger, organization, HELD) is None
+    assert latest(ledger, organization) == meanwhile
+    after = approve(ledger, organization, HELD, **WORDS)
+    assert usable(ledger, organization, HELD) == after
+
+
+def test_one_of_another_change_or_organization_stays_good(ledger: psycopg.Connection, connected: Connect) -> None:
+    acme, globex = (connected(slug).organization_id for slug in ("acme", "globex"))
+    first = approve(ledger, acme, HELD, **WORDS)
+    other, theirs = approve(ledger, acme, OTHER, **WORDS), approve(ledger, globex, HELD, **WORDS)
+    push(ledger, acme, [ANN], approval_id=first.id)
+    assert usable(ledger, acme, OTHER) == other
+    assert usable(ledger, globex, HELD) == theirs
+
+
+def test_the_one_of_a_push_is_found_though_another_was_given_since(
+    ledger: psycopg.Connection, connected: Connect
+) -> None:
+    organization, bystander = (connected(slug).organization_id for slug in ("acme", "globex"))
+    first = approve(ledger, organization, HELD, **WORDS)
+    approve(ledger, organization, OTHER, **WORDS)
+    later = approve(ledger, organization, HELD, **WORDS)
+    between, moment = first.at + (later.at - first.at) / 2, timedelta(microseconds=1)
+    assert of_push(ledger, organization, HELD, between) == first
+    assert of_push(ledger, organization, HELD, later.at) == later
+    for hash_, when in ((OTHER, first.at), (HELD, first.at - moment), (HELD, later.expires_at)):
+        assert of_push(ledger, organization, hash_, when) is None
+    assert of_push(ledger, bystander, HELD, between) is None
+    push(ledger, organization, [ANN], approval_id=first.id)
+    assert of_push(ledger, organization, HELD, between) is None
 
 
 def test_the_latest_replaces_those_before(ledger: psycopg.Connection, connected: Connect) -> None:

@@ -247,6 +247,26 @@ class TestApproval:
         [result] = parts.run("acme")
         assert result.failure is None
 
+    def test_it_is_used_up_though_the_same_was_approved_again_since(self, parts: Parts) -> None:
+        """As somebody does who does not know that it was applied: the first one let it through."""
+        organization, everybody = company(parts)
+        deactivate(parts, *everybody[:4])
+        self.approve()
+        push_and_lose(parts, organization, applied=True)
+        self.approve()
+        assert outcome(parts)[0] == "accepted"
+        used = "SELECT used_at IS NOT NULL FROM approvals WHERE organization_id = %s ORDER BY id"
+        assert parts.ledger.execute(used, [organization]).fetchall() == [(True,), (False,)]
+        assert all(approvals.window_reset(parts.ledger, organization, rule) for rule in WINDOWS)
+        # Nor is the second one good for the same departure another time.
+        parts.sym.execute("UPDATE users SET deactivated_at = NULL WHERE id = ANY(%s)", everybody)
+        [back] = parts.run("acme")
+        assert back.failure is None
+        deactivate(parts, *everybody[:4])
+        [again] = parts.run("acme")
+        assert again.failure is not None
+        assert "a push that was under way let the same change through" in again.failure.sentence
+
     def test_a_push_that_needed_none_uses_none(self, parts: Parts) -> None:
         organization, everybody = company(parts)
         deactivate(parts, *everybody[:4])
