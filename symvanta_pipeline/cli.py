@@ -293,7 +293,7 @@ def approve(slug: str, *, reason: str, pinned: str | None, by: str | None) -> No
 
 @main.command()
 @click.argument("slug")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]), help="Nothing before this time, UTC.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]), help="From this time on, UTC.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="The access changes as CSV on stdout.")
 @click.option("--names", is_flag=True, help="Join names from Sym, now, for this print alone.")
@@ -320,6 +320,9 @@ def history(slug: str, *, since: datetime | None, as_json: bool, as_csv: bool, n
         _print(told.shown_pushes(), as_json=False, empty="nothing was ever pushed for this customer")
         click.echo()
         _print(told.changes, as_json=False, empty="no access change is known")
+        if told.access_at_start:
+            click.echo("\nwhat Vanta knew before that:")
+            _print(told.access_at_start, as_json=False, empty="")
 
 
 @main.command()

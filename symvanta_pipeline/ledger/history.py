@@ -92,6 +92,23 @@ class AccessChange:
     new: str
 
 
+@dataclass(frozen=True)
+class Access:
+    """One field of one account as Vanta knew it at a moment.
+
+    Attributes:
+        unique_id: ``users.id``.
+        field: ``status``, ``level``, ``login`` or ``mfa``.
+        value: what it was.
+        since: when Vanta accepted that; ``None`` if an older version pruned it.
+    """
+
+    unique_id: str
+    field: str
+    value: str
+    since: datetime | None
+
+
 def states(connection: psycopg.Connection, organization_id: UUID) -> list[list[str]]:
     """Give what Vanta accepted last: ``[unique_id, status, level, login, mfa]`` of each account in it, by unique id."""
     rows = connection.execute(
@@ -174,6 +191,42 @@ def changes(
             ORDER BY id
             """,
             {"organization_id": organization_id, "since": since},
+        ).fetchall()
+
+
+def access_at(connection: psycopg.Connection, organization_id: UUID, moment: datetime | None) -> list[Access]:
+    """List how each account was at Vanta just before a moment, by unique id and field; nothing of who was not there.
+
+    Args:
+        connection: to the pipeline's own database.
+        organization_id: whose accounts.
+        moment: a push accepted then comes after it. None: before all that is known.
+    """
+    with connection.cursor(row_factory=class_row(Access)) as cursor:
+        # From the present backwards, so that nothing has to be known of the beginning.
+        return cursor.execute(
+            """
+            WITH later AS (
+                SELECT DISTINCT ON (unique_id, field) unique_id, field, old FROM account_changes
+                WHERE organization_id = %(organization_id)s AND at >= %(moment)s ORDER BY unique_id, field, id
+            ), earlier AS (
+                SELECT unique_id, field, max(at) AS since FROM account_changes
+                WHERE organization_id = %(organization_id)s AND at < %(moment)s GROUP BY unique_id, field
+            ), told AS (
+                SELECT unique_id, field, earlier.since, CASE WHEN later.field IS NULL THEN now ELSE old END AS value
+                FROM account_states CROSS JOIN LATERAL (
+                    VALUES ('level', level), ('login', login), ('mfa', mfa), ('status', status)
+                ) AS fields (field, now)
+                LEFT JOIN later USING (unique_id, field) LEFT JOIN earlier USING (unique_id, field)
+                WHERE organization_id = %(organization_id)s
+            )
+            SELECT unique_id, field, value, since FROM told
+            WHERE unique_id IN (
+                SELECT unique_id FROM told WHERE field = 'status' AND value IN ('ACTIVE', 'DEACTIVATED')
+            )
+            ORDER BY unique_id COLLATE "C", field
+            """,
+            {"organization_id": organization_id, "moment": moment or "-infinity"},
         ).fetchall()
 
 

@@ -8,7 +8,8 @@ import pytest
 from psycopg import sql
 
 from symvanta_pipeline.ledger import approvals, database, history
-from symvanta_pipeline.ledger.connections import Connection, connect_customer
+from symvanta_pipeline.ledger.connections import Connection, all_connections, connect_customer
+from symvanta_pipeline.ledger.history import AccessChange
 from symvanta_pipeline.ledger.vault import KeyRing, Token
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.ledger.conftest import backdate, push
@@ -125,6 +126,12 @@ def test_and_so_do_triggers_where_the_owner_grants_himself_more(owner: psycopg.C
     assert contents(owner) == before
 
 
+def changes(ledger: psycopg.Connection, unique_id: str | None = None) -> dict[uuid.UUID, list[AccessChange]]:
+    """Return the changes of each organization, of all accounts or of one."""
+    organizations = [c.organization_id for c in all_connections(ledger)]
+    return {o: [c for c in history.changes(ledger, o) if unique_id in {None, c.unique_id}] for o in organizations}
+
+
 class TestPruning:
     """`prune_history`, the one way out."""
 
@@ -142,12 +149,21 @@ class TestPruning:
         backdate(ledger, days=200)
         recent = push(ledger, acme, [ANN, BOB])
         states = {o: history.states(ledger, o) for o in (acme, dormant)}
+        before = changes(ledger)
         last = history.pushes(ledger, dormant)[-1]
         assert self.pruned(ledger, 100) == 3
         assert [p.snapshot_id for p in history.pushes(ledger, acme)] == [recent.id]
-        assert [c.at for c in history.changes(ledger, acme)] == [recent.accepted_at]
         assert history.pushes(ledger, dormant) == [last]
-        assert [(c.unique_id, c.new) for c in history.changes(ledger, dormant)] == [("bob", "ABSENT")]
+        # Of the changes, one alone was no longer how an account was when the pruned time ended.
+        of_bob = {
+            o: [(c.old, c.new) for c in told if c.field == "status"] for o, told in changes(ledger, "bob").items()
+        }
+        assert of_bob == {
+            acme: [("ACTIVE", "ABSENT"), ("ABSENT", "ACTIVE")],
+            dormant: [(None, "ACTIVE"), ("ACTIVE", "ABSENT")],
+        }
+        others = {o: [c for c in told if c.field != "status"] for o, told in changes(ledger).items()}
+        assert others == {o: [c for c in told if c.field != "status"] for o, told in before.items()}
         assert {o: history.states(ledger, o) for o in (acme, dormant)} == states
         assert (contents(ledger)["proofs"], contents(ledger)["approvals"]) == ([], [])
         assert self.pruned(ledger, 100) == 0

@@ -21,6 +21,7 @@ from tests.ledger.conftest import NOON, announce, push
 
 Connect = Callable[..., Connection]
 States = list[list[str]]
+FIELDS = ("status", "level", "login", "mfa")
 MICROSECOND = timedelta(microseconds=1)
 
 ANN = ["ann", "ACTIVE", "ADMIN", "PASSWORD", "on"]
@@ -222,6 +223,24 @@ class Naive:
             bodies = [body] if at <= moment else [*bodies, body]
         return [{unique_id for unique_id, account in body.items() if account[0] == "ACTIVE"} for body in bodies]
 
+    def access_at(self, moment: datetime) -> list[tuple[str, str, str, datetime]]:
+        known: dict[str, dict[str, tuple[str, datetime]]] = {}
+        for at, body in self.accepted:
+            if at >= moment:
+                break
+            for unique_id in known.keys() | body.keys():
+                account = known.setdefault(unique_id, {})
+                told = dict(zip(FIELDS, body[unique_id], strict=True)) if unique_id in body else {"status": "ABSENT"}
+                for name, value in told.items():
+                    if account.get(name, (None,))[0] != value:
+                        account[name] = (value, at)
+        return [
+            (unique_id, name, *account[name])
+            for unique_id, account in sorted(known.items())
+            if account["status"][0] != "ABSENT"
+            for name in sorted(FIELDS)
+        ]
+
 
 def as_states(body: dict[str, Account]) -> States:
     return [[unique_id, *account] for unique_id, account in sorted(body.items())]
@@ -269,6 +288,9 @@ def agree(ledger: psycopg.Connection, organization: UUID, naive: Naive) -> None:
     for moment in [NOON - timedelta(days=999), *moments, NOON + timedelta(days=999)]:
         found = history.active_since(ledger, organization, moment)
         assert distinct(found) == distinct(naive.active_since(moment)), moment
+        access = history.access_at(ledger, organization, moment)
+        assert [(a.unique_id, a.field, a.value, a.since) for a in access] == naive.access_at(moment), moment
+    assert history.access_at(ledger, organization, None) == []
 
 
 def distinct(states: Sequence[Set[str]]) -> list[Set[str]]:
@@ -293,6 +315,7 @@ def test_a_replay_gives_what_vanta_holds_at_every_moment(
         "UPDATE account_changes SET new = 'ADMIN' WHERE unique_id = 'b' AND field = 'level'",
         "DELETE FROM account_changes WHERE unique_id = 'b' AND field = 'status' AND old IS NOT NULL",
         "UPDATE account_changes SET old = 'ABSENT' WHERE unique_id = 'b' AND new = 'ACTIVE'",
+        "UPDATE account_changes SET at = at - interval '1 microsecond' WHERE unique_id = 'a' AND field = 'mfa'",
         "UPDATE account_changes SET at = at + interval '1 microsecond' WHERE unique_id = 'b' AND new = 'ACTIVE'",
         "UPDATE intents SET states = NULL",
     ],
