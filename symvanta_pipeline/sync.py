@@ -24,7 +24,7 @@ import psycopg
 
 from symvanta_pipeline import parquet
 from symvanta_pipeline.accounts import body as bodies
-from symvanta_pipeline.accounts import schema
+from symvanta_pipeline.accounts import brakes, schema
 from symvanta_pipeline.accounts.body import Body
 from symvanta_pipeline.accounts.mapping import to_accounts
 from symvanta_pipeline.accounts.proof import Listed, Proof, prove
@@ -60,8 +60,6 @@ USERS = "sym/users"
 ACCOUNTS = "vanta/user_accounts"
 SENT = "vanta/user_account_sync"
 
-# A trouble that so many customers came into together is nobody's own: the cycle stops for everybody.
-MOST_ALIKE_PERCENT, FEWEST_ALIKE = 10, 3
 BUSY_FOR = 900.0  # seconds after which a lock that never comes free fails its customer
 BUSY_PAUSE = 1.0  # seconds between two looks, once only busy customers are left
 ROUNDS = 5  # how often one customer starts again because a slot was too far away to hold its lock for it
@@ -229,9 +227,9 @@ class CustomerSync:
         data_url: where Parquet of what was read and sent goes.
         run_id: recorded with everything that is written down.
         reach: how far.
+        began: when the cycle began, by the ledger's clock, where there is no tick: with this run or its backfill.
         tick: the hour this run stands for: who was accepted from a snapshot read since is not pushed again.
         destination: needed for ``Reach.PUSH`` only.
-        began: when the cycle began, where there is no tick: with this run.
     """
 
     read_users: Callable[[str], UsersSnapshot]
@@ -240,9 +238,9 @@ class CustomerSync:
     data_url: str
     run_id: str
     reach: Reach
+    began: datetime
     tick: datetime | None = None
     destination: Destination | None = None
-    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def results(self, customers: Iterable[str]) -> Iterator[CustomerResult]:
         """Yield what became of each customer, as soon as it is known; a busy one is come back to.
@@ -312,12 +310,13 @@ class CustomerSync:
         raise Stopped(Failure("failing", f"the rate budget put this customer off {ROUNDS} times"))
 
     def _require_calm(self) -> None:
-        """Stop where too many customers came into one trouble in this cycle: it is the source's, Vanta's or ours."""
+        """Stop where too many customers came into one trouble in this cycle: it is nobody's own, and is everybody's."""
         alike = snapshots.most_alike(self.ledger.get(), since=self.tick or self.began)
-        if alike and alike.customers >= FEWEST_ALIKE and 100 * alike.customers > MOST_ALIKE_PERCENT * alike.of:
+        if alike and brakes.is_of_everybody(alike.customers, alike.of):
+            why = "by a brake" if alike.by_brake else "for the same reason"
             sentence = (
                 f"this cycle was stopped for everybody: {alike.customers} of {alike.of} customers are newly "
-                f"{alike.outcome} for the same reason ({alike.kind}); look at one of them. The next cycle starts afresh"
+                f"{alike.outcome} {why} ({alike.kind}); look at one of them. The next cycle starts afresh"
             )
             raise Stopped(Failure("failing", sentence, of_all=True, is_attempt=False))
 

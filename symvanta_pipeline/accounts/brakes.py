@@ -2,7 +2,8 @@
 
 Vanta's PUT replaces everything, so one valid but wrong body deactivates a whole company. Belongs here: the rules that
 compare a new state with what was sent before, their limits, and the hash by which exactly one held change can be
-approved. Does not belong here: approving, remembering, and rules about the source or about many customers at once.
+approved; and the limits of the two brakes that look at no body, of the source and of many customers at once.
+Does not belong here: approving, remembering, reading what is compared.
 
 Decided here, with the reason:
 
@@ -27,6 +28,7 @@ Decided here, with the reason:
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from fractions import Fraction
 from hashlib import sha256
 from typing import Final
@@ -51,15 +53,15 @@ WINDOWS: Final = {"lost_in_a_day": "24 hours", "lost_in_a_week": "7 days"}
 
 
 @dataclass(frozen=True)
-class LossLimit:
-    """How many of those who were ACTIVE may be lost: held above ``percent`` of them, if at least ``minimum`` are."""
+class ShareLimit:
+    """How many of a whole may come into something: held above ``percent`` of it, if at least ``minimum`` do."""
 
     percent: int
     minimum: int
 
-    def exceeded(self, lost: int, active: int) -> bool:
+    def exceeded(self, part: int, whole: int) -> bool:
         """Whether so many of so many are too many."""
-        return lost >= self.minimum and 100 * lost > self.percent * active
+        return part >= self.minimum and 100 * part > self.percent * whole
 
     def __str__(self) -> str:
         return f"limit {self.percent} % and {self.minimum}"
@@ -84,14 +86,17 @@ class Limits:
         growth_warns_times: more than so many times as many ACTIVE accounts warn,
         growth_warns_above: if there are now more than so many.
         growth_holds_times: more than so many times as many ACTIVE accounts hold.
+        alike: of all customers, so many newly in one trouble stop the cycle for everybody.
+        standby_lag_seconds: a standby of Sym's database may be so far behind, and no further.
+        standby_quiet_seconds: nor may it have seen nothing committed for longer.
     """
 
     small: int = 25
-    lost: LossLimit = LossLimit(percent=20, minimum=5)
-    lost_in_a_day: LossLimit = LossLimit(percent=20, minimum=5)
-    lost_in_a_week: LossLimit = LossLimit(percent=40, minimum=5)
-    lost_of_few: LossLimit = LossLimit(percent=50, minimum=3)
-    vanished: LossLimit = LossLimit(percent=5, minimum=3)
+    lost: ShareLimit = ShareLimit(percent=20, minimum=5)
+    lost_in_a_day: ShareLimit = ShareLimit(percent=20, minimum=5)
+    lost_in_a_week: ShareLimit = ShareLimit(percent=40, minimum=5)
+    lost_of_few: ShareLimit = ShareLimit(percent=50, minimum=3)
+    vanished: ShareLimit = ShareLimit(percent=5, minimum=3)
     vanished_anyway: int = 10
     more_admins: int = 3
     admin_points: int = 10
@@ -100,6 +105,9 @@ class Limits:
     growth_warns_times: int = 3
     growth_warns_above: int = 50
     growth_holds_times: int = 10
+    alike: ShareLimit = ShareLimit(percent=10, minimum=3)
+    standby_lag_seconds: float = 300
+    standby_quiet_seconds: float = 86_400
 
 
 LIMITS: Final = Limits()
@@ -235,6 +243,21 @@ def resets(brakes: Iterable[Brake]) -> tuple[str, ...]:
     return tuple(brake.rule for brake in held(brakes) if brake.rule in WINDOWS)
 
 
+def is_of_everybody(alike: int, customers: int) -> bool:
+    """Whether so many of all customers are newly in one trouble that it cannot be their own."""
+    return LIMITS.alike.exceeded(alike, customers)
+
+
+def is_recent(age: timedelta) -> bool:
+    """Whether a proof of so many seconds ago, or ahead by a clock that disagrees, tells that a standby is complete."""
+    return abs(age) <= timedelta(seconds=LIMITS.standby_lag_seconds)
+
+
+def is_too_quiet(age: timedelta) -> bool:
+    """Whether a standby that has seen nothing committed for so long may follow a server that is left behind."""
+    return age > timedelta(seconds=LIMITS.standby_quiet_seconds)
+
+
 def _state_of(states: pd.DataFrame) -> _State:
     """Sort a state's ids into what the rules count."""
     ids = states.index.to_numpy(dtype=object)
@@ -286,7 +309,7 @@ def _lost(now: _State, earlier: Sequence[_State]) -> Brake | None:
 
 
 def _lost_since(
-    now: _State, earlier: Sequence[_State], rule: str, plain: LossLimit, window: Sequence[frozenset[str]]
+    now: _State, earlier: Sequence[_State], rule: str, plain: ShareLimit, window: Sequence[frozenset[str]]
 ) -> Brake | None:
     """Hold a push that takes somebody away, if too many were taken away over a window together."""
     taken = _lost_ids(now, earlier)
@@ -395,7 +418,7 @@ def _first_push(now: _State, before: Before) -> Brake | None:
     return Brake("first_push", detail, holds=True, changes=_held("first_push", foreign, old="LISTED"))
 
 
-def _limit(limit: LossLimit, active: frozenset[str]) -> LossLimit:
+def _limit(limit: ShareLimit, active: frozenset[str]) -> ShareLimit:
     """Return the limit, or that of small customers if so few were active."""
     return LIMITS.lost_of_few if len(active) < LIMITS.small else limit
 

@@ -10,11 +10,16 @@ not forget who was done.
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, SCHEDULED_EXECUTION_TIME_TAG
+from dagster._core.storage.tags import (
+    BACKFILL_ID_TAG,
+    PARENT_RUN_ID_TAG,
+    RETRY_NUMBER_TAG,
+    SCHEDULED_EXECUTION_TIME_TAG,
+)
 
 from symvanta_pipeline.defs.checks import CHECKS, checks_of, targets_of
 from symvanta_pipeline.defs.code import code_references, code_version
@@ -130,7 +135,15 @@ def user_account_sync(
     partitions, tick = _partitions(context), _tick(context.run)
     failed: list[CustomerResult] = []
     try:
-        with customer_sync(sym, ledger, vanta, reach=_reach(context), run_id=context.run.run_id, tick=tick) as sync:
+        with customer_sync(
+            sym,
+            ledger,
+            vanta,
+            reach=_reach(context),
+            run_id=context.run.run_id,
+            tick=tick,
+            began=_began(context.instance, context.run),
+        ) as sync:
             links = Links.from_settings()
             for result in sync.results(partitions):
                 yield from materializations_of(result, context.selected_asset_keys, links)
@@ -176,8 +189,19 @@ def _reach(context: dg.AssetExecutionContext) -> Reach:
 def _tick(run: dg.DagsterRun) -> datetime | None:
     """Return the hour that a scheduled run, or its retry by the daemon, stands for; None for a person's run."""
     tick = run.tags.get(SCHEDULED_EXECUTION_TIME_TAG)
-    by_hand = PARENT_RUN_ID_TAG in run.tags and RETRY_NUMBER_TAG not in run.tags
-    return datetime.fromisoformat(tick) if tick and not by_hand else None
+    return datetime.fromisoformat(tick) if tick and not _is_by_hand(run) else None
+
+
+def _began(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | None:
+    """Return when the backfill began that a run is a part of: all of its runs are one cycle. None for other runs."""
+    backfill_id = run.tags.get(BACKFILL_ID_TAG)
+    backfill = instance.get_backfill(backfill_id) if backfill_id and not _is_by_hand(run) else None
+    return datetime.fromtimestamp(backfill.backfill_timestamp, UTC) if backfill else None
+
+
+def _is_by_hand(run: dg.DagsterRun) -> bool:
+    """Tell whether a person repeats a run, which has the tags of that run."""
+    return PARENT_RUN_ID_TAG in run.tags and RETRY_NUMBER_TAG not in run.tags
 
 
 def _is_told(result: CustomerResult, tick: datetime | None) -> bool:

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from symvanta_pipeline.ledger import connections, database, snapshots
+from symvanta_pipeline.ledger import alerts, connections, database, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.sessions import open_sessions
@@ -76,9 +76,25 @@ class Vanta(dg.ConfigurableResource[None]):
 
 @contextmanager
 def customer_sync(
-    sym: SymDatabase, ledger: Ledger, vanta: Vanta, *, reach: Reach, run_id: str, tick: datetime | None
+    sym: SymDatabase,
+    ledger: Ledger,
+    vanta: Vanta,
+    *,
+    reach: Reach,
+    run_id: str,
+    tick: datetime | None,
+    began: datetime | None = None,
 ) -> Iterator[CustomerSync]:
     """Put together what a run needs, after checking the settings that it uses.
+
+    Args:
+        sym: where users are read from.
+        ledger: the pipeline's own database.
+        vanta: where accounts go.
+        reach: how far.
+        run_id: Dagster's run.
+        tick: the hour that the run stands for, if it stands for one.
+        began: when the cycle began that it is a part of; None where it is one by itself.
 
     Raises:
         SettingsError, LedgerError: the run cannot begin.
@@ -93,6 +109,7 @@ def customer_sync(
             data_url=settings.symvanta_data_url,
             run_id=run_id,
             reach=reach,
+            began=began or alerts.now(live.get()),
             tick=tick,
         )
         if reach is not Reach.PUSH:

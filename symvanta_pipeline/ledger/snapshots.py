@@ -450,13 +450,15 @@ class Alike:
 
     Attributes:
         outcome: of their latest attempt.
-        kind: of it.
+        kind: of it; each of them, where brakes hold.
+        by_brake: whether brakes hold them: which one does is no difference, since one broken read trips several.
         customers: how many.
         of: of how many: those that are connected, and those of them that are not any more.
     """
 
     outcome: str
     kind: str
+    by_brake: bool
     customers: int
     of: int
 
@@ -474,13 +476,20 @@ def most_alike(connection: psycopg.Connection, *, since: datetime) -> Alike | No
     with connection.cursor(row_factory=class_row(Alike)) as cursor:
         return cursor.execute(
             """
-            WITH connected AS (SELECT organization_id FROM connections WHERE state = 'connected')
-            SELECT outcome, kind, count(*) AS customers,
+            WITH connected AS (
+                SELECT organization_id FROM connections WHERE state = 'connected'
+            ), troubled AS (
+                -- Held by a brake is the same trouble, and lasts, whichever brake it is by now.
+                SELECT organization_id, outcome, kind, hash IS NOT NULL AS by_brake,
+                       CASE WHEN hash IS NULL THEN kind END AS alone,
+                       CASE WHEN hash IS NULL THEN since ELSE coalesce(held_since, since) END AS began
+                FROM outcomes WHERE outcome IN ('held', 'refused', 'parked', 'failing') AND kind IS NOT NULL
+            )
+            SELECT outcome, string_agg(DISTINCT kind, ', ' ORDER BY kind) AS kind, by_brake, count(*) AS customers,
                    (SELECT count(*) FROM connected)
                    + count(*) FILTER (WHERE organization_id NOT IN (SELECT organization_id FROM connected)) AS of
-            FROM outcomes
-            WHERE outcome IN ('held', 'refused', 'parked', 'failing') AND kind IS NOT NULL AND since >= %s
-            GROUP BY outcome, kind ORDER BY customers DESC, outcome, kind LIMIT 1
+            FROM troubled WHERE began >= %s
+            GROUP BY outcome, by_brake, alone ORDER BY customers DESC, outcome, kind LIMIT 1
             """,
             [since],
         ).fetchone()

@@ -17,14 +17,10 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg.rows import class_row
 
+from symvanta_pipeline.accounts import brakes
+
 CONNECT_TIMEOUT_SECONDS: Final = 10
 STATEMENT_TIMEOUT_SECONDS: Final = 60
-# By PostgreSQL's defaults a healthy standby hears from an idle primary every 30 s and waits 30 s for somebody's query:
-# five minutes are neither, and still a small part of the hour between two pushes.
-STANDBY_LAG_LIMIT_SECONDS: Final = 300
-# A database that people work with commits something every day. Otherwise the server that a standby hears from may be
-# cut off itself (another standby) or be left behind by Sym (a failover), and a standby sees neither.
-STANDBY_QUIET_LIMIT_SECONDS: Final = 86_400
 # For a moment after it reconnects, a standby hears from its primary and has not heard of what it missed.
 STANDBY_SECOND_LOOK_SECONDS: Final = 0.5
 # Longer than any slug or subject that exists: OpenID Connect Core 1.0 allows a subject 255 characters.
@@ -84,8 +80,8 @@ def begin(connection: "psycopg.Connection[tuple[Any, ...]]") -> datetime:
         not have made.
 
     Raises:
-        SourceStale: this is a standby that is, or may be, more than `STANDBY_LAG_LIMIT_SECONDS` behind, or that has
-            seen nothing committed for `STANDBY_QUIET_LIMIT_SECONDS`.
+        SourceStale: this is a standby that is, or may be, too far behind, or that has seen nothing committed for too
+            long: see `symvanta_pipeline.accounts.brakes.Limits`.
     """
     began, is_standby = _open(connection)
     if not is_standby:
@@ -200,9 +196,7 @@ class _Standby:
     @property
     def complete_until(self) -> datetime | None:
         """The proof that is young enough; a commit first, so that the moment never goes back."""
-        # A moment that lies far ahead is no proof either: the clocks disagree.
-        limit = timedelta(seconds=STANDBY_LAG_LIMIT_SECONDS)
-        return next((m for m in (self.committed, self.heard) if m and abs(self.now - m) <= limit), None)
+        return next((m for m in (self.committed, self.heard) if m and brakes.is_recent(self.now - m)), None)
 
     @property
     def quiet_for(self) -> timedelta:
@@ -236,7 +230,7 @@ def _complete_until(connection: "psycopg.Connection[tuple[Any, ...]]") -> dateti
         raise SourceStale(f"{_CANNOT_TELL}: {_USE_THE_PRIMARY}")
     if standby.complete_until is None:
         raise SourceStale(_behind(standby))
-    if standby.quiet_for > timedelta(seconds=STANDBY_QUIET_LIMIT_SECONDS):
+    if brakes.is_too_quiet(standby.quiet_for):
         raise SourceStale(
             f"Sym's database is a standby that has seen nothing committed for {_whole_seconds(standby.quiet_for)}: "
             f"see that it follows the server that Sym works with, or {_USE_THE_PRIMARY}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -15,7 +16,7 @@ from symvanta_pipeline.accounts.brakes import (
     Before,
     Brake,
     HeldChange,
-    LossLimit,
+    ShareLimit,
     change_hash,
     held,
     judge,
@@ -87,6 +88,19 @@ class Case:
         return ("holds" if found[0].holds else "warns") if found else "passes"
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A limit of no push: of the source, or of many customers at once."""
+
+    name: str
+    rule: str
+    expected: str
+    holds: Callable[[], bool]
+
+    def verdict(self) -> str:
+        return "holds" if self.holds() else "passes"
+
+
 # Users before, and how many of them are lost: passes, or the brake holds.
 PASSING_LOSSES = [
     (1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (5, 2), (6, 3), (10, 5), (23, 11), (24, 12),
@@ -118,8 +132,8 @@ WARNED_MFA = [(1, 0, 1), (3, 0, 1), (10, 0, 3), (25, 0, 6), (1000, 100, 301), (1
 # Active users before and now.
 GROWTH = {
     "passes": [(1, 1), (1, 4), (1, 10), (3, 30), (10, 50), (17, 51), (25, 75), (1000, 3000)],
-    "warns": [(10, 51), (17, 52), (10, 100), (25, 76), (25, 250), (1000, 3001)],
-    "holds": [(1, 11), (3, 31), (10, 101), (25, 251), (6, 61)],
+    "warns": [(10, 51), (17, 52), (10, 100), (25, 76), (25, 250), (1000, 3001), (1000, 10_000)],
+    "holds": [(1, 11), (3, 31), (10, 101), (25, 251), (6, 61), (1000, 10_001)],
 }
 
 
@@ -166,7 +180,19 @@ def grown_in_a_window(rule: str, window: str, expected: str, size: int, lost: in
     return Case(f"{lost} of {size}, grown", rule, expected, new, before(last, **{window: accepted}))
 
 
-CASES = [
+def cycle(expected: str, alike: int, customers: int) -> Compared:
+    return Compared(f"{alike} of {customers}", "cycle", expected, lambda: brakes.is_of_everybody(alike, customers))
+
+
+def lag(expected: str, seconds: float) -> Compared:
+    return Compared(f"{seconds} s", "lag", expected, lambda: not brakes.is_recent(timedelta(seconds=seconds)))
+
+
+def quiet(expected: str, seconds: float) -> Compared:
+    return Compared(f"{seconds} s", "quiet", expected, lambda: brakes.is_too_quiet(timedelta(seconds=seconds)))
+
+
+CASES: list[Case | Compared] = [
     *(loss("passes", *case) for case in PASSING_LOSSES),
     *(loss("holds", *case) for case in HELD_LOSSES),
     *(over_a_window("lost_in_a_day", "active_in_a_day", "passes", *case) for case in PASSING_LOSSES),
@@ -184,22 +210,28 @@ CASES = [
     *(mfa_off("passes", *case) for case in PASSING_MFA),
     *(mfa_off("warns", *case) for case in WARNED_MFA),
     *(growth(expected, *case) for expected, sizes in GROWTH.items() for case in sizes),
+    *(cycle("passes", *case) for case in [(1, 1), (2, 2), (2, 5), (3, 30), (100, 1000), (0, 0)]),
+    *(cycle("holds", *case) for case in [(3, 3), (3, 29), (4, 39), (101, 1000), (1000, 1000)]),
+    *(lag("passes", seconds) for seconds in (0, 300, -300)),
+    *(lag("holds", seconds) for seconds in (300.1, 301, -301)),
+    *(quiet("passes", seconds) for seconds in (0, 86_400)),
+    *(quiet("holds", seconds) for seconds in (86_400.1, 86_401)),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}: {case.name}")
-def test_every_limit(case: Case) -> None:
+def test_every_limit(case: Case | Compared) -> None:
     assert case.verdict() == case.expected
 
 
 def test_the_limits_are_those_that_were_agreed() -> None:
     assert {field.name: getattr(LIMITS, field.name) for field in fields(LIMITS)} == {
         "small": 25,
-        "lost": LossLimit(20, 5),
-        "lost_in_a_day": LossLimit(20, 5),
-        "lost_in_a_week": LossLimit(40, 5),
-        "lost_of_few": LossLimit(50, 3),
-        "vanished": LossLimit(5, 3),
+        "lost": ShareLimit(20, 5),
+        "lost_in_a_day": ShareLimit(20, 5),
+        "lost_in_a_week": ShareLimit(40, 5),
+        "lost_of_few": ShareLimit(50, 3),
+        "vanished": ShareLimit(5, 3),
         "vanished_anyway": 10,
         "more_admins": 3,
         "admin_points": 10,
@@ -208,6 +240,9 @@ def test_the_limits_are_those_that_were_agreed() -> None:
         "growth_warns_times": 3,
         "growth_warns_above": 50,
         "growth_holds_times": 10,
+        "alike": ShareLimit(10, 3),
+        "standby_lag_seconds": 300,
+        "standby_quiet_seconds": 86_400,
     }
 
 
@@ -216,19 +251,23 @@ def test_the_limits_are_those_that_were_agreed() -> None:
 # first notch that does.
 MUTANTS: list[dict[str, Any]] = [
     {"small": 24}, {"small": 26},
-    {"lost": LossLimit(19, 5)}, {"lost": LossLimit(21, 5)}, {"lost": LossLimit(20, 7)},
-    {"lost_in_a_day": LossLimit(19, 5)}, {"lost_in_a_day": LossLimit(21, 5)}, {"lost_in_a_day": LossLimit(20, 7)},
-    {"lost_in_a_week": LossLimit(39, 5)}, {"lost_in_a_week": LossLimit(41, 5)}, {"lost_in_a_week": LossLimit(40, 12)},
-    {"lost_of_few": LossLimit(49, 3)}, {"lost_of_few": LossLimit(53, 3)},
-    {"lost_of_few": LossLimit(50, 2)}, {"lost_of_few": LossLimit(50, 4)},
-    {"vanished": LossLimit(4, 3)}, {"vanished": LossLimit(6, 3)},
-    {"vanished": LossLimit(5, 2)}, {"vanished": LossLimit(5, 4)},
+    {"lost": ShareLimit(19, 5)}, {"lost": ShareLimit(21, 5)}, {"lost": ShareLimit(20, 7)},
+    {"lost_in_a_day": ShareLimit(19, 5)}, {"lost_in_a_day": ShareLimit(21, 5)}, {"lost_in_a_day": ShareLimit(20, 7)},
+    {"lost_in_a_week": ShareLimit(39, 5)}, {"lost_in_a_week": ShareLimit(41, 5)},
+    {"lost_in_a_week": ShareLimit(40, 12)},
+    {"lost_of_few": ShareLimit(49, 3)}, {"lost_of_few": ShareLimit(53, 3)},
+    {"lost_of_few": ShareLimit(50, 2)}, {"lost_of_few": ShareLimit(50, 4)},
+    {"vanished": ShareLimit(4, 3)}, {"vanished": ShareLimit(6, 3)},
+    {"vanished": ShareLimit(5, 2)}, {"vanished": ShareLimit(5, 4)},
     {"vanished_anyway": 9}, {"vanished_anyway": 11},
     {"more_admins": 2}, {"more_admins": 4}, {"admin_points": 9}, {"admin_points": 11},
     {"admin_times": 1}, {"admin_times": 3},
     {"without_mfa_points": 19}, {"without_mfa_points": 21},
     {"growth_warns_times": 2}, {"growth_warns_times": 4}, {"growth_warns_above": 49}, {"growth_warns_above": 51},
     {"growth_holds_times": 9}, {"growth_holds_times": 11},
+    {"alike": ShareLimit(9, 3)}, {"alike": ShareLimit(11, 3)}, {"alike": ShareLimit(10, 2)},
+    {"alike": ShareLimit(10, 4)}, {"standby_lag_seconds": 299}, {"standby_lag_seconds": 301},
+    {"standby_quiet_seconds": 86_399}, {"standby_quiet_seconds": 86_401},
 ]  # fmt: skip
 
 
@@ -244,7 +283,7 @@ def test_the_table_notices_a_window_of_which_not_every_state_counts(
 ) -> None:
     whole = brakes._lost_since
 
-    def of_some(now: Any, earlier: Any, rule: str, plain: LossLimit, window: Sequence[frozenset[str]]) -> Brake | None:
+    def of_some(now: Any, earlier: Any, rule: str, plain: ShareLimit, window: Sequence[frozenset[str]]) -> Brake | None:
         return whole(now, earlier, rule, plain, window[states])
 
     monkeypatch.setattr(brakes, "_lost_since", of_some)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from symvanta_pipeline.accounts import brakes
-from symvanta_pipeline.accounts.brakes import LIMITS, Before, Brake, LossLimit, change_hash, held, judge
+from symvanta_pipeline.accounts.brakes import LIMITS, Before, Brake, ShareLimit, change_hash, held, judge
 from symvanta_pipeline.accounts.state import from_json, to_json
 
 LOSS = {"lost", "lost_in_a_day", "lost_in_a_week", "vanished"}
@@ -167,10 +167,10 @@ PUSHES = [
 @pytest.mark.parametrize(
     "fault",
     [
-        {"lost": LossLimit(21, 5)},
-        {"lost_in_a_day": LossLimit(21, 5)},
-        {"lost_in_a_week": LossLimit(41, 5)},
-        {"vanished": LossLimit(6, 3)},
+        {"lost": ShareLimit(21, 5)},
+        {"lost_in_a_day": ShareLimit(21, 5)},
+        {"lost_in_a_week": ShareLimit(41, 5)},
+        {"vanished": ShareLimit(6, 3)},
         {"vanished_anyway": 11},
     ],
     ids=str,

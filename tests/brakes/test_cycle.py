@@ -56,7 +56,7 @@ def test_thirty_percent_that_trip_stop_the_cycle_for_everybody_and_the_next_star
     assert [company.puts() for company in first] == [1, 1] * 3
     assert [company.outcome() for company in rest] == outcomes  # nobody was tried
     message = (
-        "this cycle was stopped for everybody: 3 of 20 customers are newly held for the same reason (lost); "
+        "this cycle was stopped for everybody: 3 of 20 customers are newly held by a brake (lost); "
         "look at one of them. The next cycle starts afresh"
     )
     told = [result.failure.sentence for result in results[6:] if result.failure]
@@ -112,7 +112,7 @@ def disconnected_at_vanta(company: Company) -> None:
 
 
 TROUBLES: dict[str, tuple[Callable[[Company], None], str, str]] = {
-    "brake": (nobody_active, "h", "held for the same reason (nobody_active)"),
+    "brake": (nobody_active, "h", "held by a brake (nobody_active)"),
     "rows": (no_email, "h", "held for the same reason (rule email)"),
     "away": (not_answered, "f", "failing for the same reason (Unavailable)"),
     "grant": (disconnected_at_vanta, "p", "parked for the same reason (GrantRefused)"),
@@ -138,6 +138,27 @@ def test_whatever_it_is_that_many_came_into(world: World) -> None:
 
 def fired(world: World) -> list[int]:
     return [fault["fired"] for fault in world.parts.vanta.faults()]
+
+
+def test_brakes_are_counted_together_whichever_they_are(world: World) -> None:
+    """As one broken read trips one in this customer and another one in that."""
+    everybody = companies(world, 20, members=40)
+    assert ends(world.run(*slugs(everybody))) == "a" * 20
+    everybody[0].leave(40)
+    everybody[1].leave(9)
+    everybody[2].vanish(3)
+    with nothing_sent(*everybody[3:]):
+        results = world.run(*slugs(everybody))
+    assert ends(results) == "hhh" + "s" * 17
+    failure = results[3].failure
+    assert failure is not None
+    assert "3 of 20 customers are newly held by a brake (lost, nobody_active, vanished);" in failure.sentence
+    # Another brake for one that was held before makes it no news.
+    everybody[1].leave(31)
+    results = world.run(*slugs(everybody))
+    assert ends(results) == "hhh" + "a" * 17
+    assert results[1].failure is not None
+    assert results[1].failure.kind == "nobody_active"
 
 
 def test_troubles_of_different_kinds_are_not_counted_together(world: World) -> None:

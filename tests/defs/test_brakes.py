@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.tags import (
     BACKFILL_ID_TAG,
     PARENT_RUN_ID_TAG,
@@ -94,7 +96,57 @@ def requests(parts: Parts, organization: UUID) -> int:
     return sum(entry["tenant"] == str(organization) for entry in parts.vanta.journal())
 
 
+def backfill(instance: dg.DagsterInstance, began: datetime) -> str:
+    """Begin a backfill as the UI does; returns its id, with which each of its runs is tagged."""
+    made = PartitionBackfill(
+        backfill_id=uuid4().hex[:8],
+        status=BulkActionStatus.REQUESTED,
+        from_failure=False,
+        tags={},
+        backfill_timestamp=began.timestamp(),
+    )
+    instance.add_backfill(made)
+    return made.backfill_id
+
+
 # Held.
+
+
+def test_a_backfill_obeys_in_each_of_its_runs(parts: Parts, instance: dg.DagsterInstance) -> None:
+    acme, bold, cold = pushed(parts, instance, "acme", "bold", "cold")
+    leave(parts, bold, 6)
+    whole = backfill(instance, ago(seconds=0))
+    puts = len(parts.puts(bold))
+    runs = [launch(instance, one(slug) | {BACKFILL_ID_TAG: whole}) for slug in ("acme", "bold", "cold")]
+    assert [run.success for run in runs] == [True, False, True]
+    assert [len(parts.puts(organization)) for organization in (acme, bold, cold)] == [puts + 1, puts, puts + 1]
+    assert "held by lost" in runs[1].failure
+
+
+def test_all_runs_of_a_backfill_are_one_cycle(parts: Parts, instance: dg.DagsterInstance) -> None:
+    """Each run begins after the one before: none would see more than its own customers."""
+    slugs = [f"c{n}" for n in range(6)]
+    made = pushed(parts, instance, *slugs, people=3)
+    for organization in made[:4]:
+        leave(parts, organization, 3)
+    whole, other = (backfill(instance, ago(seconds=0)) for _ in range(2))
+    stopped = "3 of 6 customers are newly held by a brake (nobody_active)"
+
+    def run(slug: str, **tags: str) -> Finished:
+        return launch(instance, one(slug) | {BACKFILL_ID_TAG: whole} | tags)
+
+    held = [run(slug) for slug in slugs[:3]]
+    assert all("held by nobody_active" in each.failure for each in held)
+    for slug in slugs[3:]:  # the one that would be held, and those that nothing is wrong with
+        assert stopped in run(slug).failure
+    assert [len(parts.puts(organization)) for organization in made] == [1] * 6
+
+    # What a person launches or repeats is a cycle of its own, and so is another backfill from its own beginning on.
+    repeated = run("c4", **{PARENT_RUN_ID_TAG: held[0].run_id, ROOT_RUN_ID_TAG: held[0].run_id})
+    assert repeated.success
+    assert launch(instance, one("c5")).success
+    assert stopped in launch(instance, one("c5") | {BACKFILL_ID_TAG: other}).failure
+    assert launch(instance, one("c5") | {BACKFILL_ID_TAG: backfill(instance, ago(seconds=0))}).success
 
 
 def test_a_held_customer_keeps_its_last_good_state_and_the_others_go_on(

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -21,10 +21,10 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
+from symvanta_pipeline.accounts import brakes
 from symvanta_pipeline.doctor import examination, instance, machine
 from symvanta_pipeline.doctor.verdict import Verdict
 from symvanta_pipeline.sandbox import demo_customers
-from symvanta_pipeline.sym import database as sym_database
 from tests.doctor.installation import (
     CLIENT_SECRET,
     LOGIN_SECRET,
@@ -188,7 +188,7 @@ def stale_standby(_well: Installation, patch: pytest.MonkeyPatch, folder: Path) 
         assert re.fullmatch(
             r"answers: a standby, complete up to \d+ s ago", look("sym database")["sym database"].detail
         )
-        patch.setattr(sym_database, "STANDBY_LAG_LIMIT_SECONDS", -1)
+        patch.setattr(brakes, "LIMITS", replace(brakes.LIMITS, standby_lag_seconds=-1))
         yield
 
 

@@ -285,13 +285,32 @@ def test_who_came_into_the_same_trouble_is_counted(ledger: psycopg.Connection, c
     for slug in ("disconnected", "gone"):
         connections.mark_disconnected(ledger, ids[slug])
     # Of 6 that are still connected; who came into it and is not connected any more is counted on both sides.
-    assert snapshots.most_alike(ledger, since=since) == Alike("held", "lost", 2, of=7)
+    assert snapshots.most_alike(ledger, since=since) == Alike("held", "lost", by_brake=False, customers=2, of=7)
     [(later,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
     assert snapshots.most_alike(ledger, since=later) is None
     record("parked", "parked", "LostTwice")
-    assert snapshots.most_alike(ledger, since=later) == Alike("parked", "LostTwice", 1, of=7)
+    alone = Alike("parked", "LostTwice", by_brake=False, customers=1, of=7)
+    assert snapshots.most_alike(ledger, since=later) == alone
     record("fine", "failing", None)
-    assert snapshots.most_alike(ledger, since=later) == Alike("parked", "LostTwice", 1, of=7)
+    assert snapshots.most_alike(ledger, since=later) == alone
+
+
+def test_whatever_brakes_hold_is_one_trouble_that_lasts(ledger: psycopg.Connection, connected: Connect) -> None:
+    ids = [connected(f"c{n}").organization_id for n in range(4)]
+
+    def held(of: int, kind: str, change_hash: str | None = "ab" * 32) -> None:
+        snapshots.record_outcome(ledger, ids[of], "held", run_id="1", kind=kind, change_hash=change_hash)
+
+    held(0, "lost")
+    [(since,)] = ledger.execute("SELECT clock_timestamp()").fetchall()
+    held(0, "nobody_active")  # another brake holds it by now, which is not new
+    assert snapshots.most_alike(ledger, since=since) is None
+    held(1, "vanished")
+    held(2, "lost")
+    held(3, "lost", change_hash=None)  # held by no brake
+    assert snapshots.most_alike(ledger, since=since) == Alike(
+        "held", "lost, vanished", by_brake=True, customers=2, of=4
+    )
 
 
 def test_a_hold_lasts_until_an_acceptance_whatever_comes_between(

@@ -7,6 +7,7 @@ import re
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from symvanta_pipeline.accounts import brakes
 from symvanta_pipeline.sandbox import demo_customers
 from symvanta_pipeline.sym import database, source
 from symvanta_pipeline.sym.people import memberships
@@ -78,9 +80,9 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def shrink(*, lag: float | None = None, quiet: float | None = None) -> None:
         if lag is not None:
-            monkeypatch.setattr(database, "STANDBY_LAG_LIMIT_SECONDS", lag)
+            monkeypatch.setattr(brakes, "LIMITS", replace(brakes.LIMITS, standby_lag_seconds=lag))
         if quiet is not None:
-            monkeypatch.setattr(database, "STANDBY_QUIET_LIMIT_SECONDS", quiet)
+            monkeypatch.setattr(brakes, "LIMITS", replace(brakes.LIMITS, standby_quiet_seconds=quiet))
 
     return shrink
 
