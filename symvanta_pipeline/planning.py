@@ -68,13 +68,17 @@ class Plan:
         return f"held by {why}. To look: symvanta plan {customer}. If it is true: {let_through}"
 
     def content(self, customer: str, *, ids: bool) -> dict[str, Any]:
-        """Return what ``symvanta plan --json`` prints: numbers, or lists of unique ids."""
+        """Return what ``symvanta plan --json`` prints: numbers, or lists of unique ids.
+
+        Of a first push that was not compared with Vanta's list, that stands among the brakes: it may be held.
+        """
+        told = [brake for brake in self.brakes if brake.holds or brake.rule == "first_push"]
         groups = {name: list(getattr(self.difference, name)) for name in COUNTED}
         return {
             "customer": customer,
             "hash": self.change_hash,
             **{name: found if ids else len(found) for name, found in groups.items()},
-            "brakes": [{"rule": brake.rule, "detail": brake.detail} for brake in self.holding],
+            "brakes": [{"rule": brake.rule, "detail": brake.detail} for brake in told],
         }
 
 

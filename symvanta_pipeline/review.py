@@ -179,6 +179,10 @@ class Review:
     def content(self, *, ids: bool) -> dict[str, Any]:
         """Return what ``--json`` prints: numbers, or lists of unique ids."""
         told = self.plan.content(self.customer, ids=ids)
+        if self.held and self.last_attempt and not self.against_vanta:
+            # Only the run that held it has seen Vanta's list; what it held is what can be approved.
+            brakes = [{"rule": rule, "detail": self.last_attempt} for rule in self.held.rules]
+            told |= {"hash": self.held.change_hash, "brakes": brakes}
         return told | {"against_vanta": self.against_vanta.content()} if self.against_vanta else told
 
     def lines(self, *, ids: bool, names: bool) -> Iterator[str]:

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from symvanta_pipeline.cli import main
 from symvanta_pipeline.ledger import approvals, connections, snapshots
 from symvanta_pipeline.ledger.locks import customer_lock
+from symvanta_pipeline.planning import UNSEEN
 from tests.support.parts import CANARY, Parts, until
 
 SYMVANTA = Path(sys.executable).with_name("symvanta")
@@ -148,7 +149,7 @@ class TestPlan:
             "vanished": 0,
             "changed": 0,
             "unchanged": 0,
-            "brakes": [],
+            "brakes": [{"rule": "first_push", "detail": UNSEEN}],
         }
         assert list(told) == KEYS
         shown = plan("acme")
@@ -354,12 +355,22 @@ class TestAgainstVanta:
         assert document("acme")["unchanged"] == 6
 
 
+def customers() -> list[dict[str, Any]]:
+    result = run("customers", "--json")
+    assert result.exit_code == 0, result.output
+    listed: list[dict[str, Any]] = json.loads(result.stdout)
+    return listed
+
+
 class TestFirstPush:
     def test_held_then_approved(self, parts: Parts) -> None:
         """A run alone compares a first push with Vanta's list; what it held is what is approved."""
         organization = parts.customer("acme", people=3)
         put_at_vanta(parts, organization, [account(str(uuid4())), account("canary@else.example")])
         refused(run("approve", "acme", "--reason", REASON), "nothing of acme is held by a brake now")
+        [unseen] = document("acme")["brakes"]
+        assert (document("acme")["hash"], unseen["rule"]) == ("", "first_push")
+        assert "it was not looked at" in unseen["detail"]
         told = document("acme", "--against-vanta")
         assert told["against_vanta"] == {"listed": 2, "verdict": None, "findings": [], "possibly_applied": None}
         assert [brake["rule"] for brake in told["brakes"]] == ["first_push"]
@@ -369,7 +380,10 @@ class TestFirstPush:
         [result] = parts.run("acme")
         assert result.failure is not None
         assert result.failure.change_hash == told["hash"]
-        assert document("acme")["brakes"] == []
+        [brake] = document("acme")["brakes"]
+        assert (document("acme")["hash"], brake["rule"]) == (told["hash"], "first_push")
+        assert brake["detail"].startswith("held by first_push: 2 of 2 accounts that Vanta lists are not ours")
+        assert [each["customer"] for each in customers() if each["state"] == "held"] == ["acme"]
         shown = plan("acme")
         assert "The last attempt was held by first_push: 2 of 2 accounts" in shown
         assert f"symvanta approve acme --hash {told['hash'][:12]} --reason TEXT" in shown
