@@ -42,7 +42,15 @@ from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome,
 from symvanta_pipeline.planning import Look, Plan, plan_of
 from symvanta_pipeline.rules import RulesBroken, Violation
 from symvanta_pipeline.sym import contract
-from symvanta_pipeline.sym.source import OrganizationGone, SourceChanged, SourceStale, SourceUnavailable, UsersSnapshot
+from symvanta_pipeline.sym.source import (
+    OrganizationGone,
+    SourceBrokeOff,
+    SourceChanged,
+    SourceError,
+    SourceStale,
+    SourceUnavailable,
+    UsersSnapshot,
+)
 from symvanta_pipeline.token_store import NoToken
 from symvanta_pipeline.unforeseen import place_of
 from symvanta_pipeline.vanta.budget import WouldWait
@@ -68,6 +76,7 @@ ROUNDS = 5  # how often one customer starts again because a slot was too far awa
 # What each kind of error means for its customer; the first kind that fits decides. Their texts are safe to show.
 OUTCOME_BY_ERROR: Final[dict[type[Exception], AttemptOutcome]] = {
     RulesBroken: "held",
+    SourceBrokeOff: "held",
     SourceUnavailable: "failing",
     SourceStale: "held",
     SourceChanged: "held",
@@ -101,6 +110,7 @@ class Failure:
         kind: what is alike between customers that end so: a rule, or a kind of error.
         change_hash: over exactly what a brake holds, if one does.
         of_all: every other customer would fail alike, so that the run stops.
+        of_source: Sym's database did not give everybody, or not as of now.
         is_attempt: whether it says anything of this customer.
     """
 
@@ -109,6 +119,7 @@ class Failure:
     kind: str | None = None
     change_hash: str | None = None
     of_all: bool = False
+    of_source: bool = False
     is_attempt: bool = True
 
 
@@ -424,7 +435,7 @@ class CustomerSync:
                 f"what was read is of {users.read_at:%Y-%m-%d %H:%M:%S} UTC, older than what Vanta accepted last "
                 f"({accepted.read_at:%H:%M:%S} UTC): the replica that was read lags, or a clock was set back"
             )
-            raise Stopped(Failure("held", sentence, kind="older_than_accepted"))
+            raise Stopped(Failure("held", sentence, kind="older_than_accepted", of_source=True))
 
     def _compare(
         self, connection: Connection, accounts: Accounts, result: CustomerResult, *, look: Look | None
@@ -493,7 +504,13 @@ class CustomerSync:
         for kind, outcome in OUTCOME_BY_ERROR.items():
             if isinstance(error, kind):
                 alike = f"rule {error.violations[0].rule}" if isinstance(error, RulesBroken) else name
-                return Failure(outcome, str(error), kind=alike, of_all=isinstance(error, ApplicationRefused))
+                return Failure(
+                    outcome,
+                    str(error),
+                    kind=alike,
+                    of_all=isinstance(error, ApplicationRefused),
+                    of_source=isinstance(error, SourceError),
+                )
         if isinstance(error, psycopg.Error):
             return Failure("failing", f"the pipeline's own database failed ({name})", kind=name)
         # The text of an unforeseen error may quote anybody, so it is not shown.

@@ -36,6 +36,9 @@ RELAPSE_WITHIN: Final = timedelta(hours=24)
 # Failures whose exception says by its kind that every customer meets it until somebody sets it right.
 HOPELESS: Final = frozenset({"ApplicationRefused"})
 
+# What holds a push and mostly is over an hour later: it counts as a failure does, once it lasts.
+PASSING: Final = frozenset({"SourceBrokeOff"})
+
 Word = Literal["held", "parked", "failing", "late", "recovered", "disconnected"]
 
 
@@ -186,15 +189,16 @@ def _found(customer: _Customer, lasting: Announced | None) -> _Found | None:
     usable_since = max(record.connected_at, record.last_accepted_at or record.connected_at)
     began = record.outcome_since or usable_since
     kind = record.outcome_kind or ""
+    quiet_since = max(usable_since, lasting.at) if lasting else usable_since
     match customer.status.state:
         case "parked":
             began = customer.facts.parked_at or began
             return _Found("parked", "", began, began, began)
         case "held":
             since = record.held_since if record.change_hash and record.held_since else began
-            return _Found("held", kind, since, began, began)
+            ripe_at = _failing_ripe_at(record, began, quiet_since) if kind in PASSING else began
+            return _Found("held", kind, since, began, ripe_at)
         case "failing":
-            quiet_since = max(usable_since, lasting.at) if lasting else usable_since
             return _Found("failing", kind, began, began, _failing_ripe_at(record, began, quiet_since))
         case "late":
             return _Found("late", "", usable_since, usable_since, usable_since + LATE_AFTER)

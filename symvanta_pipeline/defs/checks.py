@@ -194,6 +194,12 @@ def approval_metadata(approval: Approval | None) -> dict[str, dg.MetadataValue]:
     }
 
 
+def _source_is_whole_and_fresh(result: CustomerResult) -> Answer | None:
+    if result.failure and result.failure.of_source:
+        return Answer(False, metadata=_reason(result))
+    return Answer(True) if result.users else None
+
+
 def _rows_keep_the_contract(result: CustomerResult) -> Answer | None:
     if result.users is None:
         return None
@@ -271,6 +277,13 @@ def _reason(result: CustomerResult) -> dict[str, dg.MetadataValue]:
 
 
 CHECKS: Final = (
+    Check(
+        "source_is_whole_and_fresh",
+        USERS,
+        "Everybody was read, from the tables that are expected, of an organization that is there, and as of now: the "
+        "read finished, and no replica lags. Nothing is sent otherwise, and no approval changes that.",
+        _source_is_whole_and_fresh,
+    ),
     Check(
         "rows_keep_the_contract",
         USERS,

@@ -115,7 +115,7 @@ def _next_step(state: State, record: CustomerRecord) -> str:
         "look whether dagster-daemon runs and hourly_user_account_sync is on.",
         "held": f"Nothing was sent: {what}."
         if record.change_hash
-        else f"Nothing was sent ({what}): correct it in Sym, the next hourly run tries again.",
+        else f"Nothing was sent ({what}): correct it, unless it passes by itself; the next hourly run tries again.",
         "failing": f"The last attempt failed ({what}): somebody must reconnect it: {reconnect}"
         if record.needs_reconnect
         else f"The last attempt failed ({what}): the next hourly run tries again; its log has the details.",

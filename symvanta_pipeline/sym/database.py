@@ -34,7 +34,11 @@ class SourceError(Exception):
 
 
 class SourceUnavailable(SourceError):
-    """Sym's database could not be reached, or a read broke off. Nothing is known then; try again."""
+    """Sym's database could not be reached. Nothing is known then; try again."""
+
+
+class SourceBrokeOff(SourceUnavailable):
+    """A read began and did not finish: what came of it by then is not everybody, and is thrown away."""
 
 
 class SourceChanged(SourceError):
@@ -127,7 +131,8 @@ def fetch(
         file: where the query stands.
 
     Raises:
-        SourceUnavailable: no connection, or it was lost, or the statement took over `STATEMENT_TIMEOUT_SECONDS`.
+        SourceUnavailable: no connection. SourceBrokeOff: it was lost, or the statement took over
+            `STATEMENT_TIMEOUT_SECONDS`.
         SourceStale: as in `begin`.
         SourceChanged: a table, a column or a permission is missing, or the result is not as it has to be.
     """
@@ -281,7 +286,7 @@ def _oid(type_name: str) -> int:
     return info.array_oid if type_name.endswith("[]") else info.oid
 
 
-def _explained(error: psycopg.Error, where_to_look: str) -> SourceUnavailable | SourceChanged:
+def _explained(error: psycopg.Error, where_to_look: str) -> SourceBrokeOff | SourceChanged:
     """Tell a database that answers otherwise from one that does not answer."""
     match error:
         case psycopg.errors.ReadOnlySqlTransaction():
@@ -294,7 +299,7 @@ def _explained(error: psycopg.Error, where_to_look: str) -> SourceUnavailable | 
         case psycopg.ProgrammingError() | psycopg.DataError() | psycopg.NotSupportedError() | psycopg.IntegrityError():
             return SourceChanged(f"Sym's database refuses the query ({_kind(error)}): {where_to_look}")
         case _:
-            return SourceUnavailable(f"the read of Sym's database broke off ({_kind(error)})")
+            return SourceBrokeOff(f"the read of Sym's database broke off ({_kind(error)})")
 
 
 def _kind(error: psycopg.Error) -> str:

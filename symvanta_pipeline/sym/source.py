@@ -18,6 +18,7 @@ from psycopg.types.string import TextLoader
 from symvanta_pipeline.rules import Violation
 from symvanta_pipeline.sym.contract import DTYPES, TIMESTAMPS
 from symvanta_pipeline.sym.database import (
+    SourceBrokeOff,
     SourceChanged,
     SourceError,
     SourceStale,
@@ -33,6 +34,7 @@ from symvanta_pipeline.sym.database import (
 __all__ = [
     "Organization",
     "OrganizationGone",
+    "SourceBrokeOff",
     "SourceChanged",
     "SourceError",
     "SourceStale",
@@ -102,7 +104,8 @@ def read_users(database_url: str, organization_id: str) -> UsersSnapshot:
         organization_id: ``organizations.id``.
 
     Raises:
-        SourceUnavailable: no connection, or it was lost, or a statement took over
+        SourceUnavailable: no connection.
+        SourceBrokeOff: it was lost, or a statement took over
             `symvanta_pipeline.sym.database.STATEMENT_TIMEOUT_SECONDS`.
         SourceStale: Sym's database is a standby whose data is too old, or may be.
         SourceChanged: a table, a column or a permission is missing, a column has another type, or a time is not one

@@ -128,7 +128,7 @@ def word(change: Change) -> str:
 OK = ("accepted", None)
 LOST, VANISHED = ("held", "lost"), ("held", "vanished")
 AWAY, SOURCE = ("failing", "Unavailable"), ("failing", "SourceUnavailable")
-REFUSED = ("refused", "BodyRefused")
+REFUSED, BROKE_OFF = ("refused", "BodyRefused"), ("held", "SourceBrokeOff")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,9 @@ REFUSED = ("refused", "BodyRefused")
         ([REFUSED], ["failing BodyRefused"]),
         ([("failing", "ApplicationRefused")], ["failing ApplicationRefused"]),
         ([AWAY, OK, AWAY, OK], []),
+        ([BROKE_OFF, OK, BROKE_OFF, OK], []),
+        ([BROKE_OFF, BROKE_OFF, OK], ["held SourceBrokeOff", "recovered"]),
+        ([("held", "SourceStale")], ["held SourceStale"]),
         ([AWAY, AWAY], ["failing Unavailable"]),
         ([AWAY] * 9, ["failing Unavailable"]),
         ([AWAY, AWAY, OK], ["failing Unavailable", "recovered"]),

@@ -1,12 +1,15 @@
 """Brakes and proof on a real instance: what is held is not sent, is told of, and goes out once it is approved."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import dagster as dg
+import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.tags import (
     BACKFILL_ID_TAG,
@@ -19,7 +22,7 @@ from pydantic import JsonValue
 from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
 from symvanta_pipeline.defs.checks import PROMISES
 from symvanta_pipeline.ledger import approvals, snapshots
-from tests.support.parts import CANARY, Parts, ago
+from tests.support.parts import CANARY, Parts, ago, held
 from tests.support.runs import ASSETS, CHECKS, Finished, launch, of_tick, one, register, status, stretch
 
 ALL = [key.to_user_string() for key in ASSETS]
@@ -27,6 +30,7 @@ ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 BRAKES = {rule: name for rule, (name, _) in PROMISES.items()}
 LOST = {BRAKES["lost"], BRAKES["lost_in_a_day"], BRAKES["lost_in_a_week"]}
 SHOWN = "vanta_shows_what_was_sent"
+SOURCE = "source_is_whole_and_fresh"
 
 
 def pushed(parts: Parts, instance: dg.DagsterInstance, *slugs: str, people: int = 10) -> list[UUID]:
@@ -207,6 +211,72 @@ def test_however_it_is_launched_it_is_held(parts: Parts, instance: dg.DagsterIns
     parts.sym.execute("UPDATE users SET deactivated_at = NULL WHERE organization_id = %s", acme)
     assert launch(instance, one("acme")).success
     assert len(parts.puts(acme)) == 2
+
+
+SourceTrouble = Callable[[Parts, UUID], AbstractContextManager[object]]
+
+
+@contextmanager
+def deleted(parts: Parts, organization: UUID) -> Iterator[None]:
+    parts.sym.execute("UPDATE organizations SET deleted_at = now() WHERE id = %s", organization)
+    yield
+
+
+@contextmanager
+def another_schema(parts: Parts, _organization: UUID) -> Iterator[None]:
+    parts.sym.execute("ALTER TABLE identities RENAME COLUMN service TO provider")
+    yield
+    parts.sym.execute("ALTER TABLE identities RENAME COLUMN provider TO service")
+
+
+@contextmanager
+def too_slow(_parts: Parts, _organization: UUID) -> Iterator[None]:
+    """The table is locked for longer than a statement may take."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("symvanta_pipeline.sym.database.STATEMENT_TIMEOUT_SECONDS", 0.3)
+        with held(os.environ["SYM_DATABASE_URL"], "LOCK TABLE users IN ACCESS EXCLUSIVE MODE"):
+            yield
+
+
+@contextmanager
+def lagging(parts: Parts, organization: UUID) -> Iterator[None]:
+    """What Vanta accepted last was read later than what a replica has now."""
+    with parts.ledger.transaction():
+        parts.ledger.execute("SET LOCAL session_replication_role = replica")
+        parts.ledger.execute(
+            "UPDATE accepted_snapshots SET read_at = now() + interval '1 hour' WHERE organization_id = %s",
+            [organization],
+        )
+    yield
+
+
+@contextmanager
+def unreachable(_parts: Parts, _organization: UUID) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SYM_DATABASE_URL", "postgresql://nobody:nothing@127.0.0.1:1/nowhere")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("trouble", "outcome", "words"),
+    [
+        (deleted, "held", "is deleted in Sym's database"),
+        (another_schema, "held", "Sym's database says: column"),
+        (too_slow, "held", "broke off (QueryCanceled 57014)"),
+        (lagging, "held", "older than what Vanta accepted last"),
+        (unreachable, "failing", "cannot connect to Sym's database"),
+    ],
+)
+def test_what_holds_at_the_source_fails_its_check_and_sends_nothing(
+    parts: Parts, instance: dg.DagsterInstance, trouble: SourceTrouble, outcome: str, words: str
+) -> None:
+    [acme] = pushed(parts, instance, "acme")
+    with trouble(parts, acme):
+        finished = launch(instance, one("acme"))
+    told = evaluations(finished, "acme")[SOURCE]
+    assert (told.passed, told.severity) == (False, ERROR)
+    assert words in str(told.metadata["reason"].value)
+    assert (parts.outcome(acme), len(parts.puts(acme))) == (outcome, 1)
 
 
 # Look, then approve.

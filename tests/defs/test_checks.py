@@ -54,7 +54,7 @@ def evaluated(result: CustomerResult) -> dict[str, dg.AssetCheckEvaluation]:
 def test_every_brake_has_its_own_promise() -> None:
     assert tuple(PROMISES) == RULES
     names = [check.name for check in CHECKS]
-    assert len(set(names)) == len(names) == len(RULES) + 4
+    assert len(set(names)) == len(names) == len(RULES) + 5
     assert all(check.description.endswith(".") for check in CHECKS)
 
 
@@ -97,6 +97,16 @@ def test_where_nothing_was_sent_the_promises_of_the_brakes_are_kept_and_the_othe
     assert (not_judged.passed, not_judged.severity) == (False, WARN)
     assert not_judged.metadata["not_judged"].value == failure.sentence
     assert (told["accepted_by_vanta"].passed, told["accepted_by_vanta"].severity) == (False, ERROR)
+
+
+def test_what_was_never_read_answers_for_the_source_alone_and_only_if_it_was_the_source() -> None:
+    unread = CustomerResult("acme", Reach.PUSH)
+    of_source = replace(unread, failure=Failure("held", "a standby", of_source=True))
+    told = evaluated(of_source)["source_is_whole_and_fresh"]
+    assert (told.passed, told.severity, told.metadata["reason"].value) == (False, ERROR, "a standby")
+    assert "rows_keep_the_contract" not in evaluated(of_source)
+    for result in (unread, replace(unread, failure=Failure("parked", "no consent"))):
+        assert "source_is_whole_and_fresh" not in evaluated(result)
 
 
 def test_an_empty_read_breaks_the_promise_although_it_never_becomes_a_plan() -> None:

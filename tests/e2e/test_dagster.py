@@ -32,6 +32,7 @@ PUSHED = sorted(slug for slug in CONNECTED if slug != HELD)
 JOB = "user_account_sync_job"
 SENSORS = {"newly_connected_customers", "fleet_status_after_each_cycle"}
 CHECKS_BEFORE = [
+    {"assetKey": {"path": ["sym", "users"]}, "name": "source_is_whole_and_fresh"},
     {"assetKey": {"path": ["sym", "users"]}, "name": "rows_keep_the_contract"},
     {"assetKey": {"path": ["vanta", "user_accounts"]}, "name": "records_are_valid"},
 ]

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from symvanta_pipeline.sym import people
 from symvanta_pipeline.sym.people import Membership, memberships, user_name
-from symvanta_pipeline.sym.source import SourceChanged, SourceError, SourceUnavailable
+from symvanta_pipeline.sym.source import SourceBrokeOff, SourceChanged, SourceError, SourceUnavailable
 
 SymRows = Any  # lives in tests/conftest.py, which tests cannot import in pytest's importlib mode
 
@@ -221,7 +221,7 @@ def test_a_database_that_does_not_answer_is_no_stranger(sym_url: str, sym: SymRo
     admin(sym, "acme")
     refused(make_conninfo(sym_url, port="1"), SourceUnavailable)
     in_sql("o.name::text", "pg_terminate_backend(pg_backend_pid())::text")
-    assert "broke off" in refused(sym_url, SourceUnavailable)
+    assert "broke off" in refused(sym_url, SourceBrokeOff)
     with psycopg.connect(sym_url) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
 

@@ -20,8 +20,8 @@ from symvanta_pipeline.sandbox import demo_customers
 from symvanta_pipeline.sym import database, source
 from symvanta_pipeline.sym.people import memberships
 from symvanta_pipeline.sym.source import (
+    SourceBrokeOff,
     SourceStale,
-    SourceUnavailable,
     UsersSnapshot,
     find_organization,
     organizations,
@@ -380,7 +380,7 @@ def test_a_statement_in_the_way_of_replay_is_no_half_read(
 
 def broken_off(pair: Pair, organization: str) -> str:
     """Read, and return the kind of error that broke it off."""
-    with pytest.raises(SourceUnavailable) as caught:
+    with pytest.raises(SourceBrokeOff) as caught:
         read_users(at_standby(pair), organization)
     assert caught.value.__context__ is None
     said = re.fullmatch(r"the read of Sym's database broke off \((.*)\)", str(caught.value))

@@ -24,6 +24,7 @@ from symvanta_pipeline.sym.contract import DTYPES, violations
 from symvanta_pipeline.sym.source import (
     Organization,
     OrganizationGone,
+    SourceBrokeOff,
     SourceChanged,
     SourceUnavailable,
     UsersSnapshot,
@@ -348,7 +349,7 @@ def test_a_read_that_breaks_off_half_way_is_no_empty_read(
             ended.append(done)
 
     fetches = on_fetch(monkeypatch, 3, terminate)
-    message = refused(sym_url, organization, SourceUnavailable)
+    message = refused(sym_url, organization, SourceBrokeOff)
     assert (ended, len(fetches)) == ([True], 3)
     assert message == "the read of Sym's database broke off (AdminShutdown 57P01)"
 
@@ -375,7 +376,7 @@ def test_a_statement_that_is_ended_is_no_empty_read(sym_url: str, sym: SymRows, 
     ender = threading.Thread(target=end)
     ender.start()
     try:
-        assert "broke off" in refused(sym_url, organization, SourceUnavailable)
+        assert "broke off" in refused(sym_url, organization, SourceBrokeOff)
     finally:
         ender.join()
     assert ended == [True]
@@ -387,7 +388,7 @@ def test_a_statement_that_takes_too_long_is_no_empty_read(
     organization = fill(sym)
     in_sql("u.name::text", "concat(u.name, pg_sleep(60))")
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_SECONDS", 0.2)
-    assert refused(sym_url, organization, SourceUnavailable) == (
+    assert refused(sym_url, organization, SourceBrokeOff) == (
         "the read of Sym's database broke off (QueryCanceled 57014)"
     )
 

@@ -295,7 +295,7 @@ def test_a_failure_is_told_in_words_and_touches_nobody_else(parts: Parts, subtes
 
 def test_every_kind_of_error_has_a_failure_that_shows_it() -> None:
     """Each row of the table is met by real means, in this file's table, or in a test below or in ``tests/custody``."""
-    own_tests = {"SourceUnavailable", "SourceStale", "ApplicationRefused", "LedgerError"}
+    own_tests = {"SourceBrokeOff", "SourceUnavailable", "SourceStale", "ApplicationRefused", "LedgerError"}
     shown = {"RulesBroken", "SourceChanged", "OrganizationGone", "GrantRefused", "Permanent", "VantaError"}
     assert {kind.__name__ for kind in OUTCOME_BY_ERROR} == own_tests | shown
     assert set(OUTCOME_BY_ERROR.values()) | {"accepted", "busy"} == set(get_args(AttemptOutcome))
@@ -371,7 +371,7 @@ def test_a_read_that_breaks_off_is_no_empty_read(parts: Parts, sym_url: str) -> 
         with meanwhile(end_the_read):
             told = sentences(parts.run("broken", "healthy"))
     assert told == {
-        "broken": ("failing", "the read of Sym's database broke off (AdminShutdown 57P01)"),
+        "broken": ("held", "the read of Sym's database broke off (AdminShutdown 57P01)"),
         "healthy": None,
     }
     assert parts.puts(broken) == []
