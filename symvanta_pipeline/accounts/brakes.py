@@ -238,11 +238,6 @@ def change_hash(brakes: Iterable[Brake]) -> str:
     return sha256(json.dumps(sorted(changes), separators=(",", ":")).encode()).hexdigest()
 
 
-def resets(brakes: Iterable[Brake]) -> tuple[str, ...]:
-    """Name the windows that begin anew once the push that these brakes hold was approved and accepted."""
-    return tuple(brake.rule for brake in held(brakes) if brake.rule in WINDOWS)
-
-
 def is_of_everybody(alike: int, customers: int) -> bool:
     """Whether so many of all customers are newly in one trouble that it cannot be their own."""
     return LIMITS.alike.exceeded(alike, customers)
