@@ -148,36 +148,84 @@ def test_a_leak_that_a_brake_is_not_shown_is_caught(hours: list[tuple[int, int, 
         live(hours, see)
 
 
-@given(states_of_one_company(5), st.booleans())
-def test_a_second_writing_of_the_rules_agrees(states: list[pd.DataFrame], is_first: bool) -> None:
+@given(states_of_one_company(5), st.booleans(), st.booleans())
+def test_a_second_writing_of_the_rules_agrees(states: list[pd.DataFrame], is_first: bool, is_listed: bool) -> None:
     last, possible, day, week, new = states
-    old = Before(last, (possible,), [active(day)], [active(week), active(day)], frozenset(day.index), is_first)
+    listed = frozenset(day.index) if is_listed else None
+    old = Before(last, (possible,), [active(day)], [active(week), active(day)], listed, is_first)
     assert verdicts(new, old) == written_again(new, old)
 
 
 # All who leave vanish, from none to half of a hundred, and a few of many.
 COMPANY = [[f"u{n:03}", "ACTIVE", "BASE", "SSO", "sso"] for n in range(250)]
+
+
+def some(count: int, *, gone: int = 0, admins: int = 0, off: int = 0) -> pd.DataFrame:
+    """Return so many, of whom the last are deactivated, and the first are admins, or are without MFA."""
+    return from_json(
+        [
+            f"u{n:03}",
+            "ACTIVE" if n < count - gone else "DEACTIVATED",
+            "ADMIN" if n < admins else "BASE",
+            "PASSWORD",
+            "off" if n < off else "on",
+        ]
+        for n in range(count)
+    )
+
+
 PUSHES = [
-    (from_json(COMPANY[: size - leaving]), before(from_json(COMPANY[:size])))
-    for size, most in ((100, 50), (250, 12))
-    for leaving in range(most)
+    *(
+        (from_json(COMPANY[: size - leaving]), before(from_json(COMPANY[:size])))
+        for size, most in ((100, 50), (250, 12))
+        for leaving in range(most)
+    ),
+    *((some(size, gone=gone), before(some(size))) for size in (24, 25, 26) for gone in range(size + 1)),
+    *((some(100, admins=now), before(some(100, admins=was))) for was in (0, 2, 20, 40) for now in range(60)),
+    *((some(100, off=now), before(some(100, off=10))) for now in range(60)),
+    *((some(now), before(some(was))) for was in (10, 17, 20) for now in range(was, 12 * was)),
+    *(
+        (some(5), before(some(0), at_vanta=listed, is_first=True))
+        for listed in (None, frozenset(["u001"]), frozenset(["x"]))
+    ),
+    (from_json([]), before(some(5))),
 ]
+
+
+def test_the_second_writing_agrees_where_nothing_is_at_fault() -> None:
+    assert all(verdicts(*push) == written_again(*push) for push in PUSHES)
 
 
 @pytest.mark.parametrize(
     "fault",
     [
+        {"small": 24},
+        {"small": 26},
         {"lost": ShareLimit(21, 5)},
         {"lost_in_a_day": ShareLimit(21, 5)},
         {"lost_in_a_week": ShareLimit(41, 5)},
+        {"lost_of_few": ShareLimit(55, 3)},
         {"vanished": ShareLimit(6, 3)},
         {"vanished_anyway": 11},
+        {"more_admins": 2},
+        {"more_admins": 4},
+        {"admin_points": 11},
+        {"admin_times": 3},
+        {"without_mfa_points": 21},
+        {"growth_warns_times": 4},
+        {"growth_warns_above": 51},
+        {"growth_holds_times": 11},
     ],
     ids=str,
 )
 def test_the_second_writing_notices_a_fault(fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(verdicts(*push) == written_again(*push) for push in PUSHES)
     monkeypatch.setattr(brakes, "LIMITS", replace(LIMITS, **fault))
+    assert not all(verdicts(*push) == written_again(*push) for push in PUSHES)
+
+
+@pytest.mark.parametrize("rule", brakes.RULES)
+def test_the_second_writing_notices_a_rule_that_is_silent(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brakes, "_lost_since" if rule in brakes.WINDOWS else f"_{rule}", lambda *_: None)
     assert not all(verdicts(*push) == written_again(*push) for push in PUSHES)
 
 
@@ -204,7 +252,7 @@ def written_again(new: pd.DataFrame, old: Before) -> dict[str, bool]:
         ]:
             if any(too_many(len(active - on(now)), len(active), percent) for active in window):
                 found[rule] = True
-    if old.is_first and old.at_vanta is not None and old.at_vanta - now.keys():
+    if old.is_first and (old.at_vanta is None or old.at_vanta - now.keys()):
         found["first_push"] = True
     return found
 

@@ -68,12 +68,35 @@ LISTED = st.builds(
 )
 
 
-@given(st.lists(LISTED))
-def test_proved_means_that_everybody_is_there_as_sent(listed: list[Listed]) -> None:
+def agree(listed: list[Listed], *, seen: list[Listed] | None = None) -> None:
+    """See that "proved" means what it says of a list, or of what a proof that looks badly has seen of it."""
     alive = [account for account in listed if not account.is_deleted]
     as_sent = all(
         {(a.status, a.level) for a in alive if a.unique_id == unique_id} == {(row["status"], row["level"])}
         for unique_id, row in SENT.to_dict("index").items()
     )
-    assert (prove(SENT, listed).verdict == "proved") == as_sent
-    assert alive_ids(listed) == {account.unique_id for account in alive}
+    looked_at = listed if seen is None else seen
+    assert (prove(SENT, looked_at).verdict == "proved") == as_sent
+    assert alive_ids(looked_at) == {account.unique_id for account in alive}
+
+
+@given(st.lists(LISTED) | st.permutations(LIST).flatmap(lambda same: st.lists(LISTED).map(lambda more: same + more)))
+def test_proved_means_that_everybody_is_there_as_sent(listed: list[Listed]) -> None:
+    agree(listed)
+
+
+@pytest.mark.parametrize(
+    ("listed", "seen"),
+    [
+        pytest.param(LIST[:2], LIST, id="who is missing"),
+        pytest.param([*LIST[:2], Listed("c", "DEACTIVATED", "BASE", True)], LIST, id="who was removed"),
+        pytest.param([*LIST[:2], Listed("c", "ACTIVE", "BASE", False)], LIST, id="a status"),
+        pytest.param([*LIST[:2], Listed("c", "DEACTIVATED", "ADMIN", False)], LIST, id="a level"),
+        pytest.param([*LIST, Listed("a", "DEACTIVATED", "ADMIN", False)], LIST, id="a bad twin"),
+        pytest.param(LIST, LIST[:2], id="who is there"),
+    ],
+)
+def test_a_proof_that_does_not_see_something_is_caught(listed: list[Listed], seen: list[Listed]) -> None:
+    agree(listed)
+    with pytest.raises(AssertionError):
+        agree(listed, seen=seen)

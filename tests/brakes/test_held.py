@@ -8,7 +8,7 @@ import pytest
 
 from symvanta_pipeline.sync import CustomerResult, Reach
 from symvanta_pipeline.vanta.session import ATTEMPTS
-from tests.brakes.world import OTP, Company, World, nothing_sent, rules, sentence
+from tests.brakes.world import OTP, Company, World, nothing_sent, rules, sentence, worker
 from tests.support.parts import ago, sentences
 
 Move = Callable[[Company], object]
@@ -20,6 +20,16 @@ def lose(count: int) -> Move:
 
 def vanish(count: int) -> Move:
     return lambda company: company.vanish(count)
+
+
+def replaced(count: int) -> Move:
+    """As if somebody else had always been there: nobody is left to vanish from a company that is empty."""
+
+    def move(company: Company) -> None:
+        company.vanish(count)
+        company.hire(count)
+
+    return move
 
 
 def promote(count: int) -> Move:
@@ -58,10 +68,13 @@ LIMITS = [
     Limit("25 lost", {"members": 25}, lose(5), lose(6), LOST),
     Limit("25 all lost", {"members": 25}, lose(1), lose(25), NOBODY_ACTIVE + LOST_OF_FEW),
     Limit("1000 lost", {"members": 1000}, lose(200), lose(201), LOST),
+    Limit("1 vanished", {"members": 1}, replaced(1), lose(1), NOBODY_ACTIVE),
+    Limit("3 vanished", {"members": 3}, replaced(2), replaced(3), [*LOST_OF_FEW, "vanished"]),
     Limit("10 vanished", {"members": 10}, vanish(2), vanish(3), ["vanished"]),
     Limit("25 vanished", {"members": 25}, vanish(2), vanish(3), ["vanished"]),
     Limit("100 vanished", {"members": 100}, vanish(5), vanish(6), ["vanished"]),
     Limit("1000 vanished", {"members": 1000}, vanish(9), vanish(10), ["vanished"]),
+    Limit("1 admin", {"members": 1}, promote(1), lambda company: company.hire(3, admins=True), ["admins"]),
     Limit("3 admins", {"members": 3}, promote(2), promote(3), ["admins"]),
     Limit("10 admins", {"members": 10}, promote(2), promote(3), ["admins"]),
     Limit("25 admins by points", {"members": 13, "admins": 12}, promote(2), promote(3), ["admins"]),
@@ -290,6 +303,34 @@ def test_a_run_by_hand_a_tick_and_its_retry_obey(world: World) -> None:
     company.come_back()
     assert company.push().failure is None
     assert company.arrived()
+
+
+def test_a_restart_releases_nothing_and_loses_no_approval(world: World, environment: dict[str, str]) -> None:
+    """Each time in a process of its own, which knows nothing but what was written down."""
+    company = world.company(members=25).pushed()
+    company.leave(6)
+    held = held_for(company, LOST)
+    with nothing_sent(company):
+        pushed_by_another_process(company, environment)
+    assert world.parts.outcome(company.id) == "held"
+    company.approve(held)
+    pushed_by_another_process(company, environment)
+    assert (company.puts(), company.arrived(), world.parts.outcome(company.id)) == (2, True, "accepted")
+    # The approval was for one push: the same once more is held, by whichever process.
+    company.come_back()
+    pushed_by_another_process(company, environment)
+    assert (company.puts(), company.arrived()) == (3, True)
+    company.leave(6)
+    with nothing_sent(company):
+        pushed_by_another_process(company, environment)
+
+
+def pushed_by_another_process(company: Company, environment: dict[str, str]) -> None:
+    """Push from a new process, and see that it tried."""
+    before = company.outcome()
+    with worker(environment, company.parts.folder, company.slug) as process:
+        assert process.wait(60) == 0
+    assert company.outcome() != before
 
 
 def test_a_held_push_takes_the_customer_up_to_its_accounts_and_shows_the_plan(world: World) -> None:

@@ -47,10 +47,30 @@ def check(company: Company) -> None:
     kept = {unique: (dict(zip(FIELDS, values, strict=True)), since) for unique, *values, since in rows}
     assert replayed(company) == kept
     if not snapshots.unresolved_intents(company.parts.ledger, company.id):
-        there = {i: (v["status"], v["level"]) for i, (v, _) in kept.items() if v["status"] != "ABSENT"}
-        assert there == company.alive()
+        told = {i: as_told(values) for i, (values, _) in kept.items() if values["status"] != "ABSENT"}
+        assert told == at_vanta(company)
         pushes = history.pushes(company.parts.ledger, company.id)
-        assert not pushes or (pushes[-1].users, pushes[-1].active) == (len(there), company.active_at_vanta())
+        assert not pushes or (pushes[-1].users, pushes[-1].active) == (len(told), company.active_at_vanta())
+
+
+# mfaEnabled and mfaMethods, as the contract has them; one-time passwords are the only factor here.
+MFA: dict[str, tuple[bool, list[str]]] = {
+    "sso": (False, []),
+    "unknown": (False, []),
+    "off": (False, ["DISABLED"]),
+    "on": (True, ["OTP"]),
+}
+
+
+def as_told(values: dict[str, str]) -> tuple[object, ...]:
+    """Return what Vanta has of an account that the ledger has these values of."""
+    return values["status"], values["level"], values["login"], *MFA[values["mfa"]]
+
+
+def at_vanta(company: Company) -> dict[str, tuple[object, ...]]:
+    names = ("status", "permissionLevel", "authMethod", "mfaEnabled", "mfaMethods")
+    accounts = company.parts.vanta.accounts(str(company.id))
+    return {a["uniqueId"]: tuple(a[name] for name in names) for a in accounts if not a["deletedAt"]}
 
 
 # What happens between two pushes, and during one.
@@ -186,11 +206,11 @@ STEPS = st.lists(
         st.sampled_from(["approve", "look", "none"]),
     ),
     min_size=2,
-    max_size=5,
+    max_size=8,
 )
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=16, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_replaying_the_ledger_gives_what_vanta_has(world: World, steps: list[Step]) -> None:
     company = world.company(f"c{next(NUMBERS)}", members=8, admins=4, mfa=OTP)
@@ -243,15 +263,38 @@ TAMPERED: dict[str, str] = {
         UPDATE account_states SET status = 'DEACTIVATED'
         WHERE unique_id = (SELECT min(unique_id) FROM account_states WHERE status = 'ACTIVE')
     """,
+    "an MFA is another one, in states and changes alike": """
+        WITH planted AS (
+            UPDATE account_states SET mfa = 'off'
+            WHERE unique_id = (SELECT min(unique_id) FROM account_states WHERE mfa = 'on') RETURNING unique_id
+        )
+        UPDATE account_changes AS told SET new = 'off' FROM planted
+        WHERE told.unique_id = planted.unique_id AND field = 'mfa'
+    """,
+    "a login is another one, in states and changes alike": """
+        WITH planted AS (
+            UPDATE account_states SET login = 'SSO'
+            WHERE unique_id = (SELECT min(unique_id) FROM account_states WHERE login = 'PASSWORD') RETURNING unique_id
+        )
+        UPDATE account_changes AS told SET new = 'SSO' FROM planted
+        WHERE told.unique_id = planted.unique_id AND field = 'login'
+    """,
     "a state is gone": """
         DELETE FROM account_states WHERE unique_id = (SELECT min(unique_id) FROM account_states)
     """,
 }
 
 
-def another_level(company: Company) -> None:
-    first, *others = company.parts.vanta.accounts(str(company.id))
-    company.put_by_somebody_else([first | {"permissionLevel": "EDITOR"}, *others])
+def another(**values: object) -> Callable[[Company], None]:
+    """Change fields of one account at Vanta."""
+
+    def plant(company: Company) -> None:
+        accounts = company.parts.vanta.accounts(str(company.id))
+        planted = next(n for n, a in enumerate(accounts) if a != a | values and a["status"] == "ACTIVE")
+        company.put_by_somebody_else(a | values if n == planted else a for n, a in enumerate(accounts))
+
+    plant.__name__ = f"another {', '.join(values)}"
+    return plant
 
 
 def one_less(company: Company) -> None:
@@ -266,7 +309,7 @@ def ignored_by_vanta(company: Company) -> None:
 
 
 def test_the_replay_catches_what_is_planted_in_the_ledger_and_at_vanta(world: World) -> None:
-    company = world.company(members=5).pushed()
+    company = world.company(members=3, admins=2, mfa=OTP).pushed()
     company.leave(1)
     company.pushed()
     check(company)
@@ -274,7 +317,13 @@ def test_the_replay_catches_what_is_planted_in_the_ledger_and_at_vanta(world: Wo
         with world.parts.ledger.transaction(force_rollback=True):
             assert world.tamper(statement) == 1, name
             caught(company, name)
-    for plant in (another_level, one_less, ignored_by_vanta):
+    others = (
+        another(permissionLevel="EDITOR"),
+        another(authMethod="TOKEN"),
+        another(mfaEnabled=False),
+        another(mfaMethods=["SMS"]),
+    )
+    for plant in (*others, one_less, ignored_by_vanta):
         check(company)
         plant(company)
         caught(company, plant.__name__)
