@@ -141,10 +141,7 @@ def site(
     servers: Servers, sym: SymRows, sym_template: str, symvanta_template: str, dagster_template: str
 ) -> Iterator[Site]:
     """The connect app with its own roles at both databases."""
-    own = {
-        "SYM_DATABASE_URL": servers.url("symvanta_app_reader", "sym"),
-        "SYMVANTA_DATABASE_URL": servers.url("symvanta_app", "symvanta"),
-    }
+    at_sym, at_own = servers.url("symvanta_app_reader", "sym"), servers.url("symvanta_app", "symvanta")
     templates = {
         "SYM_DATABASE_URL": sym_template,
         "SYMVANTA_DATABASE_URL": symvanta_template,
@@ -152,7 +149,9 @@ def site(
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_site(servers.server, templates, Path(folder), **own) as running,
+        running_site(
+            servers.server, templates, Path(folder), SYM_DATABASE_URL=at_sym, SYMVANTA_DATABASE_URL=at_own
+        ) as running,
         database.connect(servers.url("symvanta", "symvanta")) as ledger,
     ):
         yield replace(running, sym=sym, ledger=ledger)
