@@ -27,6 +27,7 @@ from symvanta_pipeline.definitions import defs
 from symvanta_pipeline.sandbox.vanta.journal import fingerprint
 from symvanta_pipeline.sym.source import UsersSnapshot
 from symvanta_pipeline.vanta.oauth import QUIET_LOGGERS
+from symvanta_pipeline.vanta.session import ATTEMPTS
 from tests.support import leaks
 from tests.support.leaks import Canaries, Place
 from tests.support.parts import Parts, sentences
@@ -233,16 +234,39 @@ python_logs:
   python_log_level: DEBUG
   managed_python_loggers: [root]
 """
+ANOTHER_SECRET = "vcs_canary_unknown_4d1a"
 TELLING_NAME = 'Łucja "Canary" O\'Neill & Söhne'
+
+
+# What each customer's attempt ends as.
+ENDS = {
+    "accepted": "accepted",
+    "refused": "refused",
+    "parked": "parked",
+    "forbidden": "refused",
+    "lost-reply": "accepted",
+    "no-token": "accepted",
+    "narrowed": "refused",
+    "limited": "accepted",
+    "away": "failing",
+    "failing": "failing",
+    "held": "held",
+}
 
 
 def plant_customers(parts: Parts) -> dict[str, UUID]:
     """Connect customers with whatever may happen to one; the refusals quote people, as Vanta's do."""
+    quoting = {"error": f"resources[0].fullName: {TELLING_NAME}"}
     happens: dict[str, tuple[str, str, dict[str, Any]]] = {
         "accepted": ("put", "status", {"status": 401}),
         "refused": ("put", "status", {"status": 400, "body": {"error": "resources[0].email: telling@refused.example"}}),
         "parked": ("token", "revoke", {}),
         "forbidden": ("put", "html", {"status": 403}),
+        "lost-reply": ("token", "drop_after", {}),
+        "no-token": ("token", "no_access_token", {}),
+        "narrowed": ("token", "scope", {}),
+        "limited": ("put", "status", {"status": 429, "retry_after": 1, "body": quoting}),
+        "away": ("put", "status", {"status": 503, "times": ATTEMPTS, "body": quoting}),
     }
     planted = {}
     for slug, (on, kind, options) in happens.items():
@@ -269,40 +293,56 @@ def test_a_run_in_dagster_with_everything_logged_leaks_nothing(
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
         register(instance, *organizations)
-        slugs = list(organizations)
-        job = defs.resolve_job_def("user_account_sync_job")
-        repository = RepositoryPythonOrigin(
-            sys.executable, CodePointer.from_module("symvanta_pipeline.definitions", "defs", str(ROOT))
-        )
-        origin = JobPythonOrigin(job.name, repository)
-        run = instance.create_run_for_job(job, tags=stretch(slugs[0], slugs[-1]), job_code_origin=origin)
-        worker = ExecuteRunArgs(origin, run.run_id, instance.get_ref())
-        with (parts.folder / "worker.log").open("w") as log:
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", NOISY_WORKER, *worker.get_command_args()[-3:]],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
-        ended = instance.get_run_by_id(run.run_id)
+        assert run_by_a_worker(parts, instance, organizations) is dg.DagsterRunStatus.FAILURE
         done = instance.get_materialized_partitions(dg.AssetKey(["vanta", "user_account_sync"]))
+        assert done == {slug for slug, end in ENDS.items() if end == "accepted"}
+        everything_was_in_play(parts, organizations)
+        # Once more, with a secret of ours that Vanta does not know.
+        parts.age_token(organizations["accepted"])
+        monkeypatch.setenv("VANTA_CLIENT_SECRET", ANOTHER_SECRET)
+        assert run_by_a_worker(parts, instance, organizations) is dg.DagsterRunStatus.FAILURE
 
+    # The watch over this test looks at the ledger, the compute logs and every other file; it does not know of these.
+    canaries = leaks.canaries_of(parts, {"another client secret": [ANOTHER_SECRET]})
+    events, written = (
+        list(leaks.tables(dagster_url)),
+        list(leaks.files(parts.folder, apart_from=[parts.folder / "data"])),
+    )
+    assert leaks.find_leaks(canaries, [*events, *written, *leaks.tables(parts.ledger_url)]) == []
+    looked_at(events, "table event_logs", "POST /oauth/token", "connection attempt: host", "403", "invalid_client")
+    computed = [place for place in written if place.where.endswith(".err")]
+    looked_at(computed, "file", "POST /oauth/token", "refused the body because of record", 'HTTP/1.1" 503', "429")
+
+
+def run_by_a_worker(
+    parts: Parts, instance: dg.DagsterInstance, organizations: Mapping[str, UUID]
+) -> dg.DagsterRunStatus:
+    """Run the job for everybody as a launcher does, in a process that logs everything; tell how it ended."""
+    slugs = list(organizations)
+    job = defs.resolve_job_def("user_account_sync_job")
+    repository = RepositoryPythonOrigin(
+        sys.executable, CodePointer.from_module("symvanta_pipeline.definitions", "defs", str(ROOT))
+    )
+    origin = JobPythonOrigin(job.name, repository)
+    run = instance.create_run_for_job(job, tags=stretch(slugs[0], slugs[-1]), job_code_origin=origin)
+    worker = ExecuteRunArgs(origin, run.run_id, instance.get_ref())
+    with (parts.folder / "worker.log").open("a") as log:
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", NOISY_WORKER, *worker.get_command_args()[-3:]],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+    ended = instance.get_run_by_id(run.run_id)
     assert ended is not None
-    assert (ended.status, done) == (dg.DagsterRunStatus.FAILURE, {"accepted"})
-    everything_was_in_play(parts, organizations)
-    # The watch over this test looks at the ledger, the compute logs and every other file; it does not know of this.
-    events = list(leaks.tables(dagster_url))
-    assert leaks.find_leaks(leaks.canaries_of(parts), events) == []
-    looked_at(events, "table event_logs", "POST /oauth/token", "connection attempt: host", "403")
-    computed = [place for place in leaks.files(home) if place.where.endswith(".err")]
-    looked_at(computed, "file", "POST /oauth/token", "refused the body because of record")
+    return ended.status
 
 
 def everything_was_in_play(parts: Parts, organizations: Mapping[str, UUID]) -> None:
     """Check that what must not leak was really there to be leaked."""
     outcomes = {slug: parts.outcome(organization) for slug, organization in organizations.items()}
-    assert outcomes == {slug: slug if slug != "forbidden" else "refused" for slug in organizations}
+    assert outcomes == ENDS
     marker = parts.vanta.config.secret_marker
     token = parts.token(organizations["accepted"])
     assert marker in token.access_token
