@@ -221,6 +221,8 @@ class TestConnecting:
             button(tab, "Allow").click()
             shows(tab, RUNNING)
             assert customer.state == ("connected", 1)
+            if customer.name == "Maple Dental":
+                keep(tab, "connect-running")
         for customer, window in windows.items():
             [tab] = window.context.pages
             shows(tab, ACCEPTED)  # the page got there by itself
@@ -268,6 +270,7 @@ class TestConnecting:
         customer = live.established[HELD_BACK]
         tab = come_as_admin(browse(), customer)
         shows(tab, HELD)
+        keep(tab, "connect-held")
         [nobody] = customer.users - customer.reachable
         expect(tab.get_by_role("status")).to_contain_text("rule email")
         expect(tab.get_by_role("status")).to_contain_text(nobody)
@@ -337,6 +340,9 @@ class TestTheWrongPerson:
             shows(tab, "You are signed out")
         tab.get_by_role("link", name="Sign in as somebody else").click()
         sign_in(tab, customer.admin)
+        if case != "deactivated":  # back to where the wrong one was refused
+            assert tab.url == customer.url
+            button(tab, "Connect Vanta").click()
         at_consent(tab, customer)
         assert customer.state is None
         if case == "other_organization":  # one who goes on is enough
