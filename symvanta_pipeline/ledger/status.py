@@ -92,7 +92,8 @@ def _state(record: CustomerRecord, now: datetime) -> State:
         return "held"
     if _is_open(record) and record.outcome in ("refused", "failing"):
         return "failing"
-    if now - (record.last_accepted_at or record.connected_at) > LATE_AFTER:
+    # Who reconnects after weeks has waited for its first push since then alone.
+    if now - max(record.connected_at, record.last_accepted_at or record.connected_at) > LATE_AFTER:
         return "late"
     return "healthy" if record.last_accepted_at else "new"
 

@@ -33,6 +33,9 @@ def last(outcome: str, minutes: int, sentence: str | None = "rule email broken b
         ({"last_accepted_at": NOW - 90 * MINUTE - timedelta(seconds=1)}, "late", "dagster-daemon"),
         ({**NEVER, "connected_at": NOW - MINUTE}, "new", "follows by itself"),
         ({**NEVER}, "late", "hourly_user_account_sync"),
+        # Connected again after weeks: nothing is late before its first push was due.
+        ({"last_accepted_at": NOW - timedelta(days=5), "connected_at": NOW - 90 * MINUTE}, "healthy", "Nothing to do."),
+        ({"last_accepted_at": NOW - timedelta(days=5), "connected_at": NOW - 91 * MINUTE}, "late", "dagster-daemon"),
         ({**NEVER, "connected_at": NOW - 5 * MINUTE, **last("held", 1)}, "held", "(rule email broken by 1):"),
         (last("held", 1), "held", "correct it in Sym"),
         (last("held", 10), "held", "correct it in Sym"),
