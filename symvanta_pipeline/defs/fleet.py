@@ -18,7 +18,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import PRIORITY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 from dagster._time import get_current_datetime
 
-from symvanta_pipeline.defs.assets import FRESH, SYNC, user_account_sync_job
+from symvanta_pipeline.defs.assets import SYNC, user_account_sync_job
 from symvanta_pipeline.defs.code import code_references, code_version
 from symvanta_pipeline.defs.columns import (
     FLEET_STATUS,
@@ -50,6 +50,11 @@ SETTLED: Final = timedelta(minutes=1)
 AT_LAST: Final = timedelta(minutes=55)
 # Before the runs of the next hour, whose priority is 0.
 PRIORITY: Final = "5"
+# A short cycle and then a long one: told of at a minute past one hour, and at five to the end of the next.
+LONGEST_GAP: Final = timedelta(hours=1) + AT_LAST
+FRESH: Final = dg.FreshnessPolicy.time_window(
+    warn_window=LONGEST_GAP + timedelta(minutes=5), fail_window=LONGEST_GAP + timedelta(minutes=35)
+)
 
 LATE_CHECK: Final = "every_connected_customer_was_accepted_within_90_minutes"
 PERSON_CHECK: Final = "nobody_waits_for_a_person"
@@ -88,7 +93,9 @@ def standing_of(record: CustomerRecord, facts: Facts, now: datetime) -> Standing
         "failing": record.outcome_since,
         "late": usable_since,
         "new": record.connected_at,
-        "healthy": record.outcome_since if record.outcome == "accepted" else record.last_accepted_at,
+        "healthy": max(record.connected_at, record.outcome_since or usable_since)
+        if record.outcome == "accepted"
+        else usable_since,
         "disconnected": facts.disconnected_at,
     }[status.state]
     return Standing(

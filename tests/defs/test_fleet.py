@@ -1,7 +1,7 @@
 """How all customers stand: judged, sorted, checked, and asked for once an hour whatever the cycle does."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from uuid import UUID
 import dagster as dg
 import psycopg
 import pytest
-from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.freshness import FreshnessState, TimeWindowFreshnessPolicy
 from dagster._core.definitions.freshness_evaluator import TimeWindowFreshnessPolicyEvaluator
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.sensor_definition import SensorExecutionData
@@ -23,6 +23,7 @@ from dagster._grpc.impl import get_external_sensor_execution
 
 from symvanta_pipeline.definitions import defs
 from symvanta_pipeline.defs import fleet
+from symvanta_pipeline.defs.assets import SYNC
 from symvanta_pipeline.defs.columns import COLUMNS, FLEET_STATUS
 from symvanta_pipeline.defs.fleet import FLEET, LATE_CHECK, ORDER, PERSON_CHECK, Standing, in_order, report, standing_of
 from symvanta_pipeline.ledger import connections
@@ -100,9 +101,16 @@ def held(hours: float, *, by: str = "lost") -> CustomerRecord:
         (
             replace(RECORD, last_accepted_at=ago(days=9), connected_at=ago(minutes=2)),
             FACTS,
-            "late",
+            "healthy",
             ago(minutes=2),
             False,
+        ),
+        (
+            replace(RECORD, last_accepted_at=ago(days=9), connected_at=ago(minutes=91)),
+            FACTS,
+            "late",
+            ago(minutes=91),
+            True,
         ),
     ],
 )
@@ -286,18 +294,42 @@ def test_a_ledger_that_is_away_fails_the_run_in_words(
     assert "the pipeline's own database cannot be reached" in finished.failure
 
 
-@pytest.mark.usefixtures("parts")
-def test_dagster_s_own_freshness_is_that_of_the_latest_materialization(instance: dg.DagsterInstance) -> None:
-    def freshness(minutes: float) -> FreshnessState:
-        node = defs.resolve_asset_graph().get(FLEET)
-        with freeze_time(datetime.now(UTC) + timedelta(minutes=minutes)):
-            evaluation = TimeWindowFreshnessPolicyEvaluator().evaluate_freshness(LoadingContextForTest(instance), node)
-            return asyncio.run(evaluation)
+def freshness(instance: dg.DagsterInstance, asset: dg.AssetKey, minutes: float) -> FreshnessState:
+    """Evaluate an asset's policy as the daemon does, in so many minutes."""
+    node = defs.resolve_asset_graph().get(asset)
+    with freeze_time(datetime.now(UTC) + timedelta(minutes=minutes)):
+        evaluation = TimeWindowFreshnessPolicyEvaluator().evaluate_freshness(LoadingContextForTest(instance), node)
+        return asyncio.run(evaluation)
 
-    assert freshness(0) is FreshnessState.UNKNOWN
-    materialize(instance)
-    expected = {0: FreshnessState.PASS, 76: FreshnessState.WARN, 91: FreshnessState.FAIL}
-    assert {minutes: freshness(minutes) for minutes in expected} == expected
+
+def a_push(parts: Parts, instance: dg.DagsterInstance) -> None:
+    parts.customer("acme")
+    register(instance, "acme")
+    launch(instance, one("acme"))
+
+
+@pytest.mark.parametrize(
+    ("asset", "make", "windows"),
+    [(FLEET, lambda _, instance: materialize(instance), (120, 150)), (SYNC, a_push, (75, 90))],
+    ids=["fleet", "sync"],
+)
+def test_dagster_s_own_freshness_is_that_of_the_latest_materialization(
+    parts: Parts,
+    instance: dg.DagsterInstance,
+    asset: dg.AssetKey,
+    make: Callable[[Parts, dg.DagsterInstance], object],
+    windows: tuple[int, int],
+) -> None:
+    warns, fails = windows
+    assert freshness(instance, asset, 0) is FreshnessState.UNKNOWN
+    make(parts, instance)
+    expected = {
+        0: FreshnessState.PASS,
+        warns - 1: FreshnessState.PASS,
+        warns + 1: FreshnessState.WARN,
+        fails + 1: FreshnessState.FAIL,
+    }
+    assert {minutes: freshness(instance, asset, minutes) for minutes in expected} == expected
 
 
 # When it is due
@@ -401,6 +433,29 @@ def test_another_hour_s_runs_and_another_job_s_are_none_of_this_cycle(runs: Runs
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(ORIGIN, "__repository__"), "fleet_status_job"),
     )
     assert asked(evaluate(instance, HOUR + timedelta(minutes=3)))
+
+
+def test_the_longest_gap_that_the_sensor_leaves_is_no_breach_of_freshness(
+    runs: Runs, instance: dg.DagsterInstance
+) -> None:
+    """Guards against the window of the hourly push, which a short cycle followed by a long one exceeds."""
+    runs.add(HOUR, dg.DagsterRunStatus.SUCCESS)
+    runs.add(HOUR + timedelta(hours=1), dg.DagsterRunStatus.STARTED)
+    cursor, times = None, []
+    for minutes in range(120):
+        tick = evaluate(instance, HOUR + timedelta(minutes=minutes), cursor)
+        cursor = tick.cursor or cursor
+        times += [minutes] if asked(tick) else []
+    assert times == [1, 115]
+    gap, in_the_queue = timedelta(minutes=times[1] - times[0]), timedelta(minutes=30)
+    policy = defs.resolve_asset_graph().get(FLEET).freshness_policy
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    assert policy.warn_window
+    assert gap < timedelta(hours=1) + fleet.AT_LAST < policy.warn_window.to_timedelta()
+    assert gap + in_the_queue < policy.fail_window.to_timedelta()
+    hourly = defs.resolve_asset_graph().get(SYNC).freshness_policy
+    assert isinstance(hourly, TimeWindowFreshnessPolicy)
+    assert gap > hourly.fail_window.to_timedelta(), "the window that this guards against"
 
 
 def test_it_goes_before_the_runs_that_wait() -> None:
