@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 from dagster._daemon.controller import DEFAULT_HEARTBEAT_INTERVAL_SECONDS, get_daemon_statuses
 from dagster_postgres.utils import pg_alembic_config
 from sqlalchemy import make_url
@@ -34,6 +35,10 @@ HOURLY: Final = "hourly_user_account_sync"
 SILENT_AFTER: Final = timedelta(minutes=5)
 TICK_LATE_AFTER: Final = timedelta(minutes=70)
 QUEUED_LONG_AFTER: Final = timedelta(hours=1)
+
+# Dagster's own default of max_concurrent_runs, and its word for none.
+MOST_RUNS: Final = 10
+UNLIMITED: Final = -1
 
 # What of dagster.yaml the pipeline's promises rest on, and what it is worth otherwise.
 EXPECTED: Final[Mapping[tuple[str, ...], object]] = {
@@ -59,6 +64,7 @@ def configuration() -> Verdict:
     others = [".".join(path) for path, value in EXPECTED.items() if _at(config, path) != value]
     if not _at(config, ("run_launcher",)):  # Dagster's own default does not notice a run that died with its code server
         others.append("run_launcher")
+    others += [] if _leaves_a_place(config) else ["run_queue.tag_concurrency_limits"]
     if others:
         return warn(f"differs from the project's in {', '.join(others)}", FROM_THE_PROJECT)
     if not os.environ.get("DAGSTER_HOME"):
@@ -171,12 +177,24 @@ def _connection() -> "psycopg.Connection[tuple[Any, ...]]":
     return connection
 
 
-def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> object:
+def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     """Return what stands at a path of keys; None if nothing does."""
     value: Any = config
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _leaves_a_place(config: Mapping[str, Any]) -> bool:
+    """Tell whether hourly runs cannot take all places: housekeeping and the fleet's status would starve."""
+    queue = {**(config.get("run_queue") or {}), **(_at(config, ("concurrency", "runs")) or {})}
+    places = queue.get("max_concurrent_runs", MOST_RUNS)
+    limits = [
+        each["limit"]
+        for each in queue.get("tag_concurrency_limits") or []
+        if (each["key"], each.get("value")) == (SCHEDULE_NAME_TAG, HOURLY)
+    ]
+    return places == UNLIMITED or any(limit < places for limit in limits)
 
 
 def _location(state: InstigatorState) -> str:

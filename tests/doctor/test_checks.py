@@ -628,6 +628,22 @@ CASES = (
         partial(dagster_yaml, old=LAUNCHER, new=""),
     ),
     Case(
+        "hourly runs that may take every place",
+        "dagster.yaml",
+        "warn",
+        "in run_queue.tag_concurrency_limits$",
+        "from the project",
+        partial(dagster_yaml, old="max_concurrent_runs: 4", new="max_concurrent_runs: 3"),
+    ),
+    Case(
+        "no limit of hourly runs",
+        "dagster.yaml",
+        "warn",
+        "in run_queue.tag_concurrency_limits$",
+        "from the project",
+        partial(dagster_yaml, old="key: dagster/schedule_name", new="key: dagster/another"),
+    ),
+    Case(
         "an unknown key",
         "dagster.yaml",
         "fail",
