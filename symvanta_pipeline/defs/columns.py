@@ -210,7 +210,7 @@ _FLEET = (
     ),
     Column("since", "string", "Since when it stands so, in UTC.", nullable=True),
     Column("last_accepted", "string", "When Vanta last accepted a push, in UTC.", nullable=True),
-    Column("next_step", "string", "What happened and what to do."),
+    Column("next_step", "string", "What happened and what to do; blank where all is well.", nullable=True),
     Column("run_id", "string", "The run of the latest attempt.", nullable=True),
 )
 

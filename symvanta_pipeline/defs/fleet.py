@@ -43,7 +43,12 @@ ORDER: Final[tuple[State, ...]] = ("held", "parked", "failing", "late", "new", "
 NEEDS_A_PERSON: Final = frozenset({"held", "parked", "failing"})
 NEEDS_A_LOOK: Final = NEEDS_A_PERSON | {"late"}
 WINDOW: Final = timedelta(hours=24)
-SHOWN: Final = 20  # customers that a check's sentence names; the table has them all
+SHOWN: Final = 20  # customers that a check's sentence names
+# Dagster's page of an asset loads up to a hundred materializations at once: each has to stay small, however many
+# customers there are.
+LINKED: Final = 50  # customers that are told of with the ways there
+ROWS: Final = 100  # of the table
+PARTITIONS: Final = "/assets/vanta/user_account_sync?view=partitions"
 
 # A tick that asks for many runs takes seconds: whoever looks in between would take the first few for all.
 SETTLED: Final = timedelta(minutes=1)
@@ -126,8 +131,9 @@ def report(standings: Sequence[Standing], departed: Sequence[float]) -> dg.Mater
         metadata={
             "needs_a_person": dg.MetadataValue.md(_attention(standings)),
             "customers": dg.MetadataValue.table(
-                [dg.TableRecord(_row(standing)) for standing in standings], schema=column_schema(FLEET_STATUS)
+                [dg.TableRecord(_row(standing)) for standing in standings[:ROWS]], schema=column_schema(FLEET_STATUS)
             ),
+            "not_in_table": dg.MetadataValue.json(_names(standings[ROWS:])),
             "dagster/row_count": dg.MetadataValue.int(len(standings)),
             **_counts(standings),
             **departures(departed),
@@ -173,6 +179,8 @@ def report(standings: Sequence[Standing], departed: Sequence[float]) -> dg.Mater
         "How every customer stands, what needs a person first: a row a customer with its state, since when, the last "
         "accepted push and the next step, as `symvanta customers` says it. Materialized after each hourly cycle, and "
         "by five to the hour at the latest, also where no run happened.\n\n"
+        f"The table ends after {ROWS} customers; who needs a look and is not in it is named beside it, and "
+        f"[every customer's partition]({PARTITIONS}) says what was accepted last, and why nothing was since.\n\n"
         "Departures are the minutes from a deactivation in Sym until Vanta accepted it, over the last 24 hours."
     ),
 )
@@ -235,21 +243,32 @@ def _is_under_way(instance: dg.DagsterInstance, hour: datetime, now: datetime) -
 
 def _attention(standings: Sequence[Standing]) -> str:
     """Write down who needs a look and why, with the ways there."""
+    found = [standing for standing in standings if standing.state in NEEDS_A_LOOK]
     rows = [
         [
-            f"[{s.customer}](/assets/vanta/user_account_sync?view=partitions&partition={quote(s.customer, safe='')})",
+            f"[{s.customer}]({PARTITIONS}&partition={quote(s.customer, safe='')})",
             s.state,
             _minute(s.since) or "",
             _minute(s.last_accepted) or "never",
             s.next_step,
             f"[run](/runs/{quote(s.run_id, safe='')})" if s.run_id else "",
         ]
-        for s in standings
-        if s.state in NEEDS_A_LOOK
+        for s in found[:LINKED]
     ]
     if not rows:
         return "Nobody."
-    return markdown_table(["customer", "state", "since", "last accepted", "what to do", "latest"], rows)
+    table = markdown_table(["customer", "state", "since", "last accepted", "what to do", "latest"], rows)
+    more = len(found) - len(rows)
+    return f"{table}\n\nand {more} more: [their partitions]({PARTITIONS}) say why" if more else table
+
+
+def _names(standings: Sequence[Standing]) -> dict[str, list[str]]:
+    """Name those who need a look, by state."""
+    names: dict[str, list[str]] = {}
+    for standing in standings:
+        if standing.state in NEEDS_A_LOOK:
+            names.setdefault(standing.state, []).append(standing.customer)
+    return names
 
 
 def _row(standing: Standing) -> Mapping[str, str | None]:
@@ -258,7 +277,8 @@ def _row(standing: Standing) -> Mapping[str, str | None]:
         "state": standing.state,
         "since": _minute(standing.since),
         "last_accepted": _minute(standing.last_accepted),
-        "next_step": standing.next_step,
+        # Of who is well it is always the same.
+        "next_step": None if standing.state == "healthy" else standing.next_step,
         "run_id": standing.run_id,
     }
 
@@ -279,7 +299,7 @@ def _check(name: str, found: Sequence[Standing], severity: dg.AssetCheckSeverity
     """Count and name the customers that break a promise."""
     lines = [f"{s.customer}: {s.state} since {_minute(s.since)} UTC. {s.next_step}" for s in found[:SHOWN]]
     if more := len(found) - len(lines):
-        lines.append(f"and {more} more: see the table")
+        lines.append(f"and {more} more: `names` has them all")
     return dg.AssetCheckResult(
         passed=not found,
         asset_key=FLEET,

@@ -20,6 +20,7 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOr
 from dagster._core.test_utils import freeze_time
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._grpc.impl import get_external_sensor_execution
+from dagster_shared.serdes import serialize_value
 
 from symvanta_pipeline.definitions import defs
 from symvanta_pipeline.defs import fleet
@@ -31,7 +32,7 @@ from symvanta_pipeline.ledger.alerts import Facts
 from symvanta_pipeline.ledger.status import CustomerRecord, State
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from tests.support.parts import CANARY, Parts, refusing_connections
-from tests.support.runs import Finished, launch, of_tick, one, register
+from tests.support.runs import CHECKS, Finished, latest_evaluation, launch, of_tick, one, register
 
 NOW = datetime(2026, 11, 24, 10, 3, tzinfo=UTC)
 ID = UUID(int=1)
@@ -186,6 +187,52 @@ def test_every_customer_is_in_the_table_with_the_columns_that_are_described() ->
     assert len(others) == len(EVERYBODY) - 1
 
 
+# A sentence as long as that of a brake with its two commands.
+SENTENCE = "Nothing was sent: held by lost: 40 of 100 are not active any more (limit 20 % and 5). " * 3
+
+
+def fleet_of(customers: int, *, held: int) -> list[Standing]:
+    run_id = "5ef1c1d2-0000-4000-8000-000000000000"
+    return [
+        replace(standing(f"customer-{n:04}", "held" if n < held else "healthy"), next_step=SENTENCE, run_id=run_id)
+        for n in range(customers)
+    ]
+
+
+def stored(standings: list[Standing]) -> int:
+    """Return how many bytes Dagster stores of the materialization."""
+    result = report(in_order(standings, NOW), [])
+    return len(serialize_value(dg.AssetMaterialization(FLEET, metadata=result.metadata)))
+
+
+@pytest.mark.parametrize(("held", "most"), [(0, 30_000), (5, 35_000), (1000, 100_000)])
+def test_a_thousand_customers_are_no_burden_for_the_page_that_loads_a_hundred_of_them(held: int, most: int) -> None:
+    """Guards against a row and a sentence for everybody each hour: 815 KB where all are held."""
+    assert stored(fleet_of(1000, held=held)) < most
+
+
+def test_a_table_of_everybody_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "ROWS", 1000)
+    assert stored(fleet_of(1000, held=0)) > 30_000
+    assert stored(fleet_of(1000, held=1000)) > 100_000
+
+
+def test_of_however_many_each_who_needs_a_look_is_found() -> None:
+    many = fleet_of(1000, held=300)
+    values = told(many)
+    assert values["dagster/row_count"] == 1000
+    assert (values["state held"], values["state healthy"]) == (300, 700)
+    shown = [record.data["customer"] for record in values["customers"].records]
+    names = {s.customer for s in many if s.state == "held"}
+    assert len(shown) == 100
+    assert {*shown, *values["not_in_table"]["held"]} == names
+    assert list(values["not_in_table"]) == ["held"], "who is well is a number, and a partition"
+    lines = values["needs_a_person"].splitlines()
+    assert len(lines) == 2 + 50 + 2
+    assert lines[-1] == "and 250 more: [their partitions](/assets/vanta/user_account_sync?view=partitions) say why"
+    assert checked(many)[PERSON_CHECK].metadata["names"].value == [s.customer for s in in_order(many, NOW)[:300]]
+
+
 def test_who_needs_a_look_is_linked_to_partition_and_run() -> None:
     lines = told(EVERYBODY)["needs_a_person"].splitlines()[2:]
     assert [line.split("]")[0] for line in lines] == [f"| [{c}" for c in ("dot", "cat", "ida", "fay", "hal", "bob")]
@@ -238,7 +285,7 @@ def test_many_are_counted_and_the_first_are_told_of() -> None:
     many = [standing(f"customer-{n:03}", "parked") for n in range(300)]
     waits = checked(many)[PERSON_CHECK]
     assert waits.metadata["customers"].value == 300
-    assert (waits.description or "").endswith("customer-019.\n\nand 280 more: see the table")
+    assert (waits.description or "").endswith("customer-019.\n\nand 280 more: `names` has them all")
 
 
 def test_a_fleet_that_is_well_passes() -> None:
@@ -281,6 +328,11 @@ def test_a_cycle_is_told_of_customer_by_customer(parts: Parts, instance: dg.Dags
     assert list(rows) == ["held", "gone", "parked", "acme"]
     assert [rows[customer]["state"] for customer in rows] == ["held", "parked", "new", "healthy"]
     assert str(broken) in str(rows["held"]["next_step"])
+    # And on the customer's partition, to which the table leads, whoever is in it or not.
+    [check] = [key for key in CHECKS if key.name == "accepted_by_vanta"]
+    evaluation = latest_evaluation(instance, check, "held")
+    assert evaluation is not None
+    assert str(broken) in str(evaluation.metadata["reason"].value)
     assert [rows[customer]["run_id"] for customer in ("held", "acme", "gone")] == [runs["held"], runs["acme"], None]
     assert not CANARY.search(repr(event))
 

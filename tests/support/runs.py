@@ -139,12 +139,20 @@ def status(instance: dg.DagsterInstance, asset: dg.AssetKey) -> tuple[set[str], 
 
 def latest_check(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str) -> bool | None:
     """Tell how a check of one customer last ended, read back as the UI does; None if it never ran."""
+    evaluation = latest_evaluation(instance, check, partition)
+    return evaluation.passed if evaluation else None
+
+
+def latest_evaluation(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str
+) -> dg.AssetCheckEvaluation | None:
+    """Return what a check of one customer told last."""
     records = instance.event_log_storage.get_asset_check_execution_history(
         check, limit=1, partition_filter=PartitionKeyFilter(key=partition)
     )
     if not records or records[0].event is None or records[0].event.dagster_event is None:
         return None
-    return records[0].event.dagster_event.asset_check_evaluation_data.passed
+    return records[0].event.dagster_event.asset_check_evaluation_data
 
 
 @pytest.fixture
