@@ -11,7 +11,7 @@ from uuid import UUID
 
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.vault import KeyRing, Vault
-from symvanta_pipeline.settings import KeySettings, VantaSettings, load
+from symvanta_pipeline.settings import KeySettings, VantaApiSettings, link_to_vanta, load
 from symvanta_pipeline.token_store import VaultTokenStore
 from symvanta_pipeline.vanta.budget import RateBudgets
 from symvanta_pipeline.vanta.oauth import Application
@@ -53,10 +53,15 @@ def open_sessions(ledger: LiveConnection) -> Iterator[Sessions]:
     Raises:
         SettingsError, LedgerError: something is missing; the text says what to do.
     """
-    settings = load(VantaSettings)
+    settings = load(VantaApiSettings)
     keyring = KeyRing(load(KeySettings).symvanta_token_keys.get_secret_value())
     Vault(ledger.get(), keyring).check_keys()
-    application = Application.from_settings(settings)
+    application = Application(
+        settings.vanta_client_id,
+        settings.vanta_client_secret.get_secret_value(),
+        settings.vanta_api_url,
+        link_to_vanta(),  # no session asks for consent
+    )
     with closing(application.adapter):
         yield Sessions(
             application=application,

@@ -185,8 +185,8 @@ class VantaAppSettings(_Group):
     vanta_app_url: WebUrl = Field("https://app.vanta.com", description="an https URL without a query")
 
 
-class VantaSettings(VantaAppSettings):
-    """Sym's application at Vanta, the hosts and the rate budgets."""
+class VantaApiSettings(_Group):
+    """Sym's application at Vanta, the API's host and the rate budgets: all that a push needs."""
 
     vanta_client_id: str = Field(min_length=1, description="the client id of Sym's OAuth application at Vanta")
     vanta_client_secret: SecretStr = Field(
@@ -204,6 +204,10 @@ class VantaSettings(VantaAppSettings):
         description="a whole number of at least 2, one of them kept for people who connect",
     )
     vanta_resource_requests_per_minute: int = Field(20, ge=1, description="a whole number of at least 1")
+
+
+class VantaSettings(VantaApiSettings, VantaAppSettings):
+    """The same and the host of the consent page: all that a consent needs."""
 
 
 class SyncSettings(_Group):
@@ -301,6 +305,14 @@ def load(group: type[Group]) -> Group:
     except ValidationError as error:
         problems = [_sentence(group, e["loc"], e["type"]) for e in error.errors(include_input=False)]
     raise SettingsError("; ".join(problems))
+
+
+def link_to_vanta() -> str:
+    """Return ``VANTA_APP_URL``, or its default where it is malformed: no link may keep anything else from working."""
+    try:
+        return load(VantaAppSettings).vanta_app_url
+    except SettingsError:
+        return str(VantaAppSettings.model_fields["vanta_app_url"].default)
 
 
 def _sentence(group: type[_Group], location: tuple[int | str, ...], kind: str) -> str:

@@ -22,6 +22,7 @@ from symvanta_pipeline.settings import (
     SyncSettings,
     VantaSettings,
     is_loopback,
+    link_to_vanta,
     load,
 )
 
@@ -349,3 +350,19 @@ def test_secrets_show_in_no_repr() -> None:
 )
 def test_which_hosts_are_this_machine(url: str, *, loopback: bool) -> None:
     assert is_loopback(url) is loopback
+
+
+@pytest.mark.parametrize(
+    ("setting", "link"),
+    [
+        ("", "https://app.vanta.com"),
+        ("https://app.vanta-gov.com/", "https://app.vanta-gov.com"),
+        ("no url", "https://app.vanta.com"),
+    ],
+)
+def test_the_link_to_vanta_is_one_whatever_the_setting(
+    setting: str, link: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from any .env
+    monkeypatch.setenv("VANTA_APP_URL", setting)
+    assert link_to_vanta() == link

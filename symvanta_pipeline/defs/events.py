@@ -30,7 +30,7 @@ from symvanta_pipeline.defs.columns import markdown_table
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot
 from symvanta_pipeline.planning import COUNTED, Plan
 from symvanta_pipeline.rules import shown_id
-from symvanta_pipeline.settings import SyncSettings, VantaAppSettings, load
+from symvanta_pipeline.settings import SyncSettings, link_to_vanta, load
 from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push
 
 Metadata = Mapping[str, dg.MetadataValue]
@@ -56,9 +56,9 @@ class Links:
         """Take them from the environment.
 
         Raises:
-            SettingsError: one is malformed.
+            SettingsError: Sym's is malformed, of which every account's ``externalUrl`` is made, too.
         """
-        return cls(load(SyncSettings).sym_app_url, load(VantaAppSettings).vanta_app_url)
+        return cls(load(SyncSettings).sym_app_url, link_to_vanta())
 
     def of(self, slug: str) -> Metadata:
         """Return the links of one organization, by its slug today."""

@@ -17,7 +17,7 @@ from symvanta_pipeline.defs.columns import (
     asset_key,
     column_metadata,
 )
-from symvanta_pipeline.settings import SettingsError, VantaAppSettings, load
+from symvanta_pipeline.settings import link_to_vanta
 from symvanta_pipeline.sync import SENT
 
 OWNERS: Final = ["team:data-engineering"]
@@ -41,14 +41,6 @@ def _table(asset: str, description: str, *, is_personal: bool) -> dg.AssetSpec:
             **column_metadata(asset),
         },
     )
-
-
-def _vanta_app_url() -> str:
-    """Return the setting, or its default where it is malformed: loading must not fail, the run tells."""
-    try:
-        return load(VantaAppSettings).vanta_app_url
-    except SettingsError:
-        return str(VantaAppSettings.model_fields["vanta_app_url"].default)
 
 
 EXTERNAL_ASSETS: Final = (
@@ -77,6 +69,6 @@ EXTERNAL_ASSETS: Final = (
         kinds={"vanta"},
         owners=OWNERS,
         tags={"system": "vanta", PERSONAL: "yes"},
-        metadata={"vanta": dg.MetadataValue.url(_vanta_app_url())},
+        metadata={"vanta": dg.MetadataValue.url(link_to_vanta())},
     ),
 )

@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from symvanta_pipeline.settings import VantaSettings
+from symvanta_pipeline.settings import VantaApiSettings
 
 # Vanta counts requests as they arrive: half a second covers what the network adds to one and not to another.
 WINDOW = timedelta(seconds=60.5)
@@ -329,7 +329,7 @@ class RateBudgets:
         self.resource = Budget(self._statements, "resource", resource_per_minute, window=window)
 
     @classmethod
-    def from_settings(cls, connect: Callable[[], psycopg.Connection], settings: VantaSettings) -> "RateBudgets":
+    def from_settings(cls, connect: Callable[[], psycopg.Connection], settings: VantaApiSettings) -> "RateBudgets":
         """Build them as the environment says."""
         return cls(
             connect,

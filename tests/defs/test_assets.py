@@ -21,7 +21,7 @@ from symvanta_pipeline.defs import assets
 from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
 from symvanta_pipeline.defs.checks import PROMISES
 from symvanta_pipeline.defs.partitions import CUSTOMERS
-from symvanta_pipeline.settings import SettingsError
+from symvanta_pipeline.settings import SettingsError, VantaAppSettings, load
 from tests.support.parts import CANARY, CLIENT_SECRET, Parts, ago
 from tests.support.runs import ASSETS, CHECKS, Finished, latest_check, launch, of_tick, one, register, status, stretch
 
@@ -470,6 +470,20 @@ def test_a_missing_setting_is_named(
         "VANTA_CLIENT_SECRET is not set: it should hold the client secret of Sym's OAuth application at Vanta"
     )
     sent_nothing(parts, [acme])
+
+
+def test_a_link_that_is_malformed_keeps_nobody_from_being_pushed(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a link that only decorates: malformed, it failed every run before the first customer."""
+    acme = parts.customer("acme")
+    register(instance, "acme")
+    monkeypatch.setenv("VANTA_APP_URL", "app.vanta.com")
+    with pytest.raises(SettingsError, match=r"^VANTA_APP_URL is malformed"):
+        load(VantaAppSettings)
+    assert launch(instance, one("acme")).success
+    assert parts.at_vanta(acme) == parts.at_sym(acme) != {}
+    assert told(instance, SYNC)["vanta"].value == "https://app.vanta.com"
 
 
 def test_no_event_table_or_log_names_a_person_or_a_secret(

@@ -239,21 +239,5 @@ class TestCodeVersion:
             version_of(tmp_path, ["sym/users.sql"])
 
 
-@pytest.mark.parametrize(
-    ("setting", "link"),
-    [
-        ("", "https://app.vanta.com"),
-        ("https://app.vanta-gov.com/", "https://app.vanta-gov.com"),
-        ("no url", "https://app.vanta.com"),
-    ],
-)
-def test_the_access_page_has_its_link_whatever_the_setting(
-    setting: str, link: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)  # away from any .env
-    monkeypatch.setenv("VANTA_APP_URL", setting)
-    assert external._vanta_app_url() == link
-
-
 if __name__ == "__main__":
     FILE.write_text(described(defs))
