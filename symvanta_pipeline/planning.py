@@ -4,6 +4,7 @@ Belongs here: gathering what a new state is compared with. Does not belong here:
 (``accounts.diff``, ``accounts.brakes``), letting a held change through (``ledger.approvals``), sending.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from symvanta_pipeline.accounts.diff import Difference, compare
 from symvanta_pipeline.accounts.mapping import to_accounts
 from symvanta_pipeline.accounts.proof import Listed, alive_ids
 from symvanta_pipeline.accounts.schema import Accounts
-from symvanta_pipeline.accounts.state import from_json, states_of
+from symvanta_pipeline.accounts.state import COLUMNS, from_json, states_of
 from symvanta_pipeline.ledger import approvals, history, snapshots
 from symvanta_pipeline.rules import RulesBroken
 from symvanta_pipeline.sym import contract
@@ -60,6 +61,14 @@ class Plan:
     def warnings(self) -> list[str]:
         """What is worth a look and holds nothing."""
         return [f"{brake.rule}: {brake.detail}" for brake in self.brakes if not brake.holds]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count the accounts by what happens to them, and the fields that change in those that were there and stay."""
+        fields = Counter(change.field for change in self.difference.changes if change.old and change.new)
+        return {
+            "change": {name: len(getattr(self.difference, name)) for name in COUNTED},
+            "change of": {column: fields[column] for column in COLUMNS},
+        }
 
     def held_sentence(self, customer: str) -> str:
         """Say why it is held, and the two commands to look and to let it through."""

@@ -11,7 +11,7 @@ it up and starts again from the read.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -29,8 +29,8 @@ from symvanta_pipeline.accounts.body import Body
 from symvanta_pipeline.accounts.mapping import to_accounts
 from symvanta_pipeline.accounts.proof import Listed, Proof, prove
 from symvanta_pipeline.accounts.schema import Accounts
-from symvanta_pipeline.accounts.state import counts_of, to_json
-from symvanta_pipeline.accounts.summary import deactivated_at, shared_emails
+from symvanta_pipeline.accounts.state import to_json
+from symvanta_pipeline.accounts.summary import counts, deactivated_at, identities, shared_emails
 from symvanta_pipeline.ledger import approvals, connections, history, snapshots
 from symvanta_pipeline.ledger.approvals import Approval
 from symvanta_pipeline.ledger.connections import Connection
@@ -38,7 +38,7 @@ from symvanta_pipeline.ledger.database import LedgerError
 from symvanta_pipeline.ledger.history import Looked
 from symvanta_pipeline.ledger.live_connection import LiveConnection
 from symvanta_pipeline.ledger.locks import CustomerLock, LockBusy, Superseded, customer_lock
-from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, AttemptOutcome, Snapshot
+from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot, Attempt, AttemptOutcome, Snapshot
 from symvanta_pipeline.planning import Look, Plan, plan_of
 from symvanta_pipeline.rules import RulesBroken, Violation
 from symvanta_pipeline.sym import contract
@@ -130,7 +130,6 @@ class Push:
     body: Body
     acceptance: Acceptance
     recorded: AcceptedSnapshot
-    slot_wait: float
 
 
 @dataclass
@@ -155,9 +154,9 @@ class CustomerResult:
         record_violations: the rules that the records made of them break, if any.
         failure: why the customer did not get as far as was asked; None on success.
         is_news: whether the attempt before ended otherwise; who is held for hours is told of once.
-        latest: how the latest attempt to push ended, where this run was not to try.
+        before: the latest attempt to push before this run, if there was one.
         warnings: sentences worth a look that hold nothing.
-        seconds: of each step.
+        seconds: of each step, and of all waits for the rate budget, which are in no step.
         files: where what was read and sent lies, by asset.
     """
 
@@ -178,10 +177,20 @@ class CustomerResult:
     record_violations: tuple[Violation, ...] = ()
     failure: Failure | None = None
     is_news: bool = True
-    latest: AttemptOutcome | None = None
+    before: Attempt | None = None
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, step: str, session: CustomerSession | None = None) -> Iterator[None]:
+        """Add to the seconds of a step, however it ends, without what it waited for the rate budget."""
+        started, waited = time.monotonic(), session.waited if session else 0.0
+        try:
+            yield
+        finally:
+            slept = session.waited - waited if session else 0.0
+            self.seconds[step] = self.seconds.get(step, 0.0) + max(0.0, time.monotonic() - started - slept)
 
 
 class Stopped(Exception):
@@ -210,6 +219,15 @@ class _Turn:
         now = time.monotonic()
         self.busy_since = self.busy_since or now
         return now - self.busy_since < BUSY_FOR
+
+    @contextmanager
+    def lock(self, url: str, organization_id: UUID, result: CustomerResult) -> Iterator[CustomerLock]:
+        """Hold the customer's lock; how long it was waited for, coming back included, is told."""
+        asked = time.monotonic()
+        with customer_lock(url, organization_id) as lock:
+            before = result.seconds.get("lock", asked - (self.busy_since or asked))
+            result.seconds["lock"] = before + time.monotonic() - asked
+            yield lock
 
 
 @dataclass(frozen=True)
@@ -280,14 +298,15 @@ class CustomerSync:
         try:
             connection = self._connection(turn.customer)
             result.organization_id, result.generation = connection.organization_id, connection.generation
+            result.before = snapshots.latest_attempt(self.ledger.get(), connection.organization_id)
             result.looked = history.latest_look(self.ledger.get(), connection.organization_id)
             if self.reach is Reach.PUSH:
                 self._push_under_lock(connection, turn, result)
             else:
-                result.latest = snapshots.latest_outcome(self.ledger.get(), connection.organization_id)
                 self._read_and_map(connection, result)
                 if result.accounts:
-                    self._compare(connection, result.accounts, result, look=None)
+                    with result.timed("compare"):
+                        self._compare(connection, result.accounts, result, look=None)
         except LockBusy:
             sentence = f"another run kept this customer busy for {BUSY_FOR / 60:.0f} minutes"
             result.failure = Failure("busy", sentence)
@@ -308,7 +327,7 @@ class CustomerSync:
             # Before the lock, so that the lock is not held through the wait.
             session.prepare(calls=calls)
             try:
-                with customer_lock(self.ledger.url, connection.organization_id) as lock:
+                with turn.lock(self.ledger.url, connection.organization_id, result) as lock:
                     # Looked at again: it may have changed while this run waited for its slots.
                     current = self._connection(connection.customer)
                     result.generation = current.generation
@@ -318,6 +337,8 @@ class CustomerSync:
                     return
             except WouldWait:
                 continue
+            finally:
+                result.seconds["slot_wait"] = session.waited
         raise Stopped(Failure("failing", f"the rate budget put this customer off {ROUNDS} times"))
 
     def _require_calm(self) -> None:
@@ -352,17 +373,20 @@ class CustomerSync:
         """Read, check and, as far as it is asked for, map; nothing of an earlier round is kept."""
         result.users = result.accounts = result.body = result.plan = result.approval = None
         result.warnings.clear()
-        started = time.monotonic()
-        snapshot = self.read_users(str(connection.organization_id))
-        result.seconds["read"] = time.monotonic() - started
-        result.users = snapshot
+        with result.timed("read"):
+            snapshot = result.users = self.read_users(str(connection.organization_id))
         self._keep(USERS, snapshot.frame, result)
         result.row_violations = tuple(contract.violations(snapshot.frame, str(connection.organization_id)))
         if result.row_violations:
             raise RulesBroken(result.row_violations)
         if self.reach is Reach.READ:
             return
-        started = time.monotonic()
+        with result.timed("map"):
+            accounts = result.accounts = self._mapped(connection, snapshot, result)
+        self._keep(ACCOUNTS, accounts.frame, result)
+        result.warnings.extend(_shared_email_warnings(accounts))
+
+    def _mapped(self, connection: Connection, snapshot: UsersSnapshot, result: CustomerResult) -> Accounts:
         accounts = to_accounts(snapshot.frame, app_url=self.app_url)
         if self.reach is Reach.PUSH:
             # Building the body looks at every record by itself.
@@ -373,10 +397,7 @@ class CustomerSync:
             )
         elif broken := schema.violations(accounts):
             raise RulesBroken(broken)
-        result.accounts = accounts
-        result.seconds["map"] = time.monotonic() - started
-        self._keep(ACCOUNTS, accounts.frame, result)
-        result.warnings.extend(_shared_email_warnings(accounts))
+        return accounts
 
     def _push(
         self, connection: Connection, session: CustomerSession, lock: CustomerLock, result: CustomerResult
@@ -390,36 +411,51 @@ class CustomerSync:
         def look(attempts: int = ATTEMPTS) -> list[Listed]:
             return list_accounts(session, where.path, where.resource_id, before_send=before_send, attempts=attempts)
 
-        plan = self._compare(connection, accounts, result, look=look)
-        self._require_let_through(connection, plan, result.approval)
-        self._require_newest(connection, users)
-        self._require_calm()
-        intent = snapshots.record_intent(
-            self.ledger.get(),
-            _snapshot_of(body, connection.organization_id, self.run_id, users.read_at),
-            states=to_json(plan.states),
-        )
+        with result.timed("compare", session):
+            plan = self._compare(connection, accounts, result, look=look)
+            self._require_let_through(connection, plan, result.approval)
+            self._require_newest(connection, users)
+            self._require_calm()
+        with result.timed("record"):
+            intent = snapshots.record_intent(
+                self.ledger.get(),
+                _snapshot_of(body, connection.organization_id, self.run_id, users.read_at),
+                states=to_json(plan.states),
+            )
         delivery = Delivery()
         try:
-            acceptance = put_accounts(session, where.path, body, before_send=before_send, delivery=delivery)
+            with result.timed("push", session):
+                acceptance = put_accounts(session, where.path, body, before_send=before_send, delivery=delivery)
         except Exception as error:
             self._close(intent, delivery)
             if isinstance(error, BodyRefused):
                 raise Stopped(_refusal(error, accounts)) from None
             raise
-        recorded = snapshots.record_accepted(
+        with result.timed("record"):
+            recorded = self._record(intent, acceptance, result)
+        result.push = Push(body, acceptance, recorded)
+        self._keep(SENT, accounts.frame, result)
+        with result.timed("read_back", session):
+            self._read_back(result.push, plan, session, partial(look, attempts=1), result)
+
+    def _record(self, intent: int, acceptance: Acceptance, result: CustomerResult) -> AcceptedSnapshot:
+        users, accounts, body, plan = result.users, result.accounts, result.body, result.plan
+        if users is None or accounts is None or body is None or plan is None:
+            raise AssertionError("nothing is accepted that was not read, mapped and compared")
+        return snapshots.record_accepted(
             self.ledger.get(),
             intent,
             token_generation=acceptance.token_generation,
-            counts=counts_of(plan.states),
+            counts={
+                "body": {"bytes": len(body.payload)},
+                **identities(users.frame),
+                **counts(accounts),
+                **plan.counts(),
+            },
             latency_seconds=acceptance.seconds,
             approval_id=result.approval.id if result.approval else None,
             departed_at=deactivated_at(accounts, plan.difference.deactivated),
         )
-        result.push = Push(body, acceptance, recorded, session.waited)
-        result.seconds["push"] = acceptance.seconds
-        self._keep(SENT, accounts.frame, result)
-        self._read_back(result.push, plan, session, partial(look, attempts=1), result)
 
     def _close(self, intent: int, delivery: Delivery) -> None:
         """Resolve the intent of a body that Vanta certainly did nothing with; any other stays open."""
@@ -465,14 +501,12 @@ class CustomerSync:
         result: CustomerResult,
     ) -> None:
         """Compare what Vanta lists with what it accepted; whatever befalls this, the push is accepted."""
-        started = time.monotonic()
         try:
             if session.may_read_back():
                 result.proof = self._proof(push, plan, look)
                 result.warnings.extend(f"read back, {finding}" for finding in result.proof.findings)
         except Exception as error:  # noqa: BLE001 - nothing that happens from here on takes back what Vanta accepted
             result.warnings.append(f"what Vanta accepted could not be read back ({type(error).__name__})")
-        result.seconds["read_back"] = time.monotonic() - started
 
     def _proof(self, push: Push, plan: Plan, look: Callable[[], list[Listed]]) -> Proof:
         """Read back what was pushed, and write down what that showed."""
@@ -487,7 +521,8 @@ class CustomerSync:
 
     def _keep(self, asset: str, frame: pd.DataFrame, result: CustomerResult) -> None:
         try:
-            result.files[asset] = parquet.write(self.data_url, asset, str(result.organization_id), frame)
+            with result.timed("write"):
+                result.files[asset] = parquet.write(self.data_url, asset, str(result.organization_id), frame)
         except Exception as error:  # noqa: BLE001 - each object store has errors of its own
             # For people to look at, never read by a push: no reason to leave Vanta with yesterday's state.
             result.warnings.append(f"{asset} could not be written below SYMVANTA_DATA_URL ({type(error).__name__})")

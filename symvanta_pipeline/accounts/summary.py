@@ -10,9 +10,11 @@ from typing import Final
 import pandas as pd
 
 from symvanta_pipeline.accounts.mapping import (
+    AUTH0,
     AUTH_METHOD_BY_LOGIN,
     PERMISSION_LEVEL_BY_TYPE,
     ROLE_DESCRIPTION_BY_TYPE,
+    SLACK,
 )
 from symvanta_pipeline.accounts.schema import STATUSES, Accounts
 from symvanta_pipeline.accounts.state import COLUMNS, states_of
@@ -25,6 +27,7 @@ COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
     "login": tuple(dict.fromkeys(AUTH_METHOD_BY_LOGIN.values())),
     "mfa": ("on", "off", "unknown", "sso"),
 }
+SERVICES: Final = (AUTH0, SLACK)
 _TYPE_BY_DESCRIPTION: Final = {description: type_ for type_, description in ROLE_DESCRIPTION_BY_TYPE.items()}
 
 
@@ -40,6 +43,11 @@ def counts(accounts: Accounts) -> dict[str, dict[str, int]]:
     states = states_of(accounts)
     columns = {"type": accounts.frame["roleDescription"].map(_TYPE_BY_DESCRIPTION), **{c: states[c] for c in COLUMNS}}
     return {name: _counted(columns[name], values) for name, values in COUNTED.items()}
+
+
+def identities(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Count the identities of what was read by where they are, of the services that are known; 0 where none is."""
+    return {"identity": _counted(rows["service"], SERVICES)}
 
 
 def deactivated_at(accounts: Accounts, unique_ids: Collection[str]) -> list[datetime]:

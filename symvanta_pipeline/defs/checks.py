@@ -217,9 +217,9 @@ def _accepted_by_vanta(result: CustomerResult) -> Answer:
     broken = _broken((*result.row_violations, *result.record_violations))
     if result.reach is Reach.PUSH:
         return Answer(bool(result.push or result.already), metadata=broken | _reason(result))
-    if result.latest is None:
+    if result.before is None:
         return _not_judged("nothing was pushed yet")
-    return Answer(result.latest == "accepted", metadata=broken | _reason(result))
+    return Answer(result.before.outcome == "accepted", metadata=broken | _reason(result))
 
 
 def _vanta_shows_what_was_sent(result: CustomerResult) -> Answer:

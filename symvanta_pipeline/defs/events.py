@@ -3,11 +3,11 @@
 Belongs here: one customer's result in Dagster's words, every event with the customer's partition. Does not belong
 here: the checks (``checks``), any name or e-mail address, or deciding anything.
 
-Every figure is a number under the same key in each materialization, nought included, so that Dagster plots it over
-time without holes.
+Every figure is a number under the same key in each materialization of an asset, nought included, so that Dagster plots
+it over time without holes: also where a push stood already and was not repeated, which took no time and read nothing
+back. Only what an older version did not record of such a push is left out, rather than told as nought.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
@@ -18,17 +18,17 @@ import dagster as dg
 import pandas as pd
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from symvanta_pipeline.accounts.mapping import AUTH0, PERMISSION_LEVEL_BY_TYPE, SLACK
+from symvanta_pipeline.accounts.mapping import PERMISSION_LEVEL_BY_TYPE
 from symvanta_pipeline.accounts.proof import SEVERITIES, Proof
 from symvanta_pipeline.accounts.schema import Accounts
 from symvanta_pipeline.accounts.state import COLUMNS, states_of
 from symvanta_pipeline.accounts.summary import COUNTED as COUNTED_VALUES
-from symvanta_pipeline.accounts.summary import counts
+from symvanta_pipeline.accounts.summary import SERVICES, counts, identities
 from symvanta_pipeline.defs.checks import approval_metadata
 from symvanta_pipeline.defs.code import code_version
 from symvanta_pipeline.defs.columns import markdown_table
 from symvanta_pipeline.ledger.snapshots import AcceptedSnapshot
-from symvanta_pipeline.planning import COUNTED, Plan
+from symvanta_pipeline.planning import COUNTED
 from symvanta_pipeline.rules import shown_id
 from symvanta_pipeline.settings import SyncSettings, link_to_vanta, load
 from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push
@@ -36,7 +36,18 @@ from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS, CustomerResult, Push
 Metadata = Mapping[str, dg.MetadataValue]
 
 PREVIEWED: Final = 10  # accounts; so few that the UI shows them without a click
-SERVICES: Final = (AUTH0, SLACK)
+STEPS: Final[Mapping[str, tuple[str, ...]]] = {
+    USERS: ("read", "write"),
+    ACCOUNTS: ("read", "map", "compare", "write"),
+    SENT: ("lock", "read", "map", "compare", "record", "push", "read_back", "write", "slot_wait"),
+}
+_OF_ACCOUNTS: Final = {**COUNTED_VALUES, "change": COUNTED, "change of": COLUMNS}
+# What is counted for each asset: the names and their values.
+FIGURES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    USERS: {"type": COUNTED_VALUES["type"], "status": COUNTED_VALUES["status"], "identity": SERVICES},
+    ACCOUNTS: _OF_ACCOUNTS,
+    SENT: _OF_ACCOUNTS,
+}
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,11 @@ class Links:
         """
         return cls(load(SyncSettings).sym_app_url, link_to_vanta())
 
-    def of(self, slug: str) -> Metadata:
-        """Return the links of one organization, by its slug today."""
+    def of(self, slug: str | None) -> Metadata:
+        """Return the links of one organization, by its slug today; only a read tells that."""
+        app = self.sym.rstrip("/")
         return {
-            "sym": dg.MetadataValue.url(f"{self.sym.rstrip('/')}/orgs/{quote(slug, safe='')}"),
+            "sym": dg.MetadataValue.url(f"{app}/orgs/{quote(slug, safe='')}" if slug else app),
             "vanta": dg.MetadataValue.url(self.vanta),
         }
 
@@ -88,32 +100,51 @@ def _sha256(result: CustomerResult) -> str | None:
 
 def _metadata(result: CustomerResult, links: Links) -> dict[str, Metadata]:
     """Return the metadata of every asset that the customer got to, by asset."""
-    if result.already:
-        return dict.fromkeys((USERS, ACCOUNTS, SENT), _already_metadata(result.already))
     reached: dict[str, Metadata] = {}
+    if result.already:
+        reached = {asset: _already_metadata(asset, result.already) for asset in FIGURES}
     if result.users:
         reached[USERS] = _users_metadata(result)
     if result.accounts:
         shown = _shown(result.accounts)
-        reached[ACCOUNTS] = {**shown, **_accounts_metadata(result)}
+        reached[ACCOUNTS] = {**shown, **_plan_metadata(result)}
         if result.push:
             reached[SENT] = {**shown, **_sent_metadata(result.push, result)}
-    outside = links.of(result.users.slug) if result.users else {}
+    outside = links.of(result.users.slug if result.users else None)
     return {
-        asset: {**told, **outside, "code_version": dg.MetadataValue.text(code_version(asset)), **_file(result, asset)}
+        asset: {
+            **told,
+            **_seconds(result, asset),
+            **outside,
+            **({"run_before": dg.MetadataValue.dagster_run(result.before.run_id)} if result.before else {}),
+            "code_version": dg.MetadataValue.text(code_version(asset)),
+            **_file(result, asset),
+        }
         for asset, told in reached.items()
     }
 
 
-def _already_metadata(accepted: AcceptedSnapshot) -> Metadata:
+def _already_metadata(asset: str, accepted: AcceptedSnapshot) -> Metadata:
     """Tell of a customer that was left alone: what was sent before stands."""
     sent = accepted.counts or {}
-    known = {name: values for name, values in COUNTED_VALUES.items() if name in sent}
+    known = {name: values for name, values in FIGURES[asset].items() if name in sent}
     return {
         "note": dg.MetadataValue.text("pushed since this run's hour began; not pushed again"),
         "pushed_by_run": dg.MetadataValue.dagster_run(accepted.run_id),
         "dagster/row_count": dg.MetadataValue.int(accepted.users),
         **_figures({name: {value: sent[name].get(value, 0) for value in values} for name, values in known.items()}),
+        **({**_accepted_metadata(accepted, sent), **_proof_metadata(None)} if asset == SENT else {}),
+    }
+
+
+def _accepted_metadata(accepted: AcceptedSnapshot, sent: Mapping[str, Mapping[str, int]]) -> Metadata:
+    """Tell of a push what the ledger knows of it."""
+    return {
+        **departures(accepted.departure_seconds or []),
+        "body_sha256": dg.MetadataValue.text(accepted.body_sha256),
+        **({"body_bytes": dg.MetadataValue.int(sent["body"]["bytes"])} if "body" in sent else {}),
+        "accepted_at": dg.MetadataValue.timestamp(accepted.accepted_at),
+        "data_age_seconds": _rounded((accepted.accepted_at - accepted.read_at).total_seconds()),
     }
 
 
@@ -122,19 +153,18 @@ def _users_metadata(result: CustomerResult) -> Metadata:
         return {}
     frame = result.users.frame
     people = frame.drop_duplicates("user_id").sort_values("user_id")
-    types, services = people["type"].value_counts(), frame["service"].value_counts()
+    types = people["type"].value_counts()
     left = int(people["deactivated_at"].notna().sum())
     # By the known words alone: what else may stand in a column is nobody's business here.
     figures = {
         "type": {name: int(types.get(name, 0)) for name in PERMISSION_LEVEL_BY_TYPE},
         "status": {"ACTIVE": len(people) - left, "DEACTIVATED": left},
-        "identity": {name: int(services.get(name, 0)) for name in SERVICES},
+        **identities(frame),
     }
     return {
         "dagster/row_count": dg.MetadataValue.int(result.users.users),
         **_figures(figures),
         "read_at": dg.MetadataValue.timestamp(result.users.read_at),
-        **_seconds(result, "read"),
         "preview": _users_preview(people, frame),
     }
 
@@ -171,22 +201,10 @@ def _shown(accounts: Accounts) -> Metadata:
     }
 
 
-def _accounts_metadata(result: CustomerResult) -> Metadata:
-    return {**_plan_metadata(result), **_seconds(result, "read", "map")}
-
-
 def _sent_metadata(push: Push, result: CustomerResult) -> Metadata:
-    recorded = push.recorded
     return {
-        **(_changes(result.plan) if result.plan else {}),
-        **departures(recorded.departure_seconds or []),
-        "body_sha256": dg.MetadataValue.text(push.body.sha256),
-        "body_bytes": dg.MetadataValue.int(len(push.body.payload)),
-        "accepted_at": dg.MetadataValue.timestamp(recorded.accepted_at),
-        "data_age_seconds": _rounded((recorded.accepted_at - recorded.read_at).total_seconds()),
-        **_seconds(result, "read", "map", "push", "read_back"),
-        "slot_wait_seconds": _rounded(push.slot_wait),
-        **({"run_before": dg.MetadataValue.dagster_run(run)} if (run := recorded.previous_run_id) else {}),
+        **(_figures(result.plan.counts()) if result.plan else {}),
+        **_accepted_metadata(push.recorded, push.recorded.counts or {}),
         **approval_metadata(result.approval),
         **_proof_metadata(result.proof),
     }
@@ -209,8 +227,8 @@ def _figures(figures: Mapping[str, Mapping[str, int]]) -> Metadata:
     }
 
 
-def _seconds(result: CustomerResult, *steps: str) -> Metadata:
-    return {f"{step}_seconds": _rounded(result.seconds.get(step, 0)) for step in steps}
+def _seconds(result: CustomerResult, asset: str) -> Metadata:
+    return {f"{step}_seconds": _rounded(result.seconds.get(step, 0)) for step in STEPS[asset]}
 
 
 def _rounded(number: float) -> dg.MetadataValue:
@@ -226,7 +244,7 @@ def _plan_metadata(result: CustomerResult) -> Metadata:
     plan = result.plan
     if plan is None:
         return {}
-    told = dict(_changes(plan))
+    told = dict(_figures(plan.counts()))
     if plan.warnings:
         told["warnings"] = dg.MetadataValue.text("; ".join(plan.warnings))
     if plan.change_hash:
@@ -238,22 +256,12 @@ def _plan_metadata(result: CustomerResult) -> Metadata:
     return told | {"held_by": dg.MetadataValue.text(rules), "what_to_do": dg.MetadataValue.text(sentence)}
 
 
-def _changes(plan: Plan) -> Metadata:
-    """Count the accounts by what happens to them, and the fields that change in those that were there and stay."""
-    fields = Counter(change.field for change in plan.difference.changes if change.old and change.new)
-    return {
-        **{f"change {name}": dg.MetadataValue.int(len(getattr(plan.difference, name))) for name in COUNTED},
-        **{f"change of {field}": dg.MetadataValue.int(fields[field]) for field in COLUMNS},
-    }
-
-
 def _proof_metadata(proof: Proof | None) -> Metadata:
-    """Return what reading back showed: "accepted" says that there was none."""
-    if proof is None:
-        return {"proof": dg.MetadataValue.text("accepted")}
-    found = {finding.name: finding.count for finding in proof.findings}
+    """Return what reading back showed; where nothing was, "accepted" and a nought under `read_back` say so."""
+    found = {finding.name: finding.count for finding in proof.findings} if proof else {}
     return {
-        "proof": dg.MetadataValue.text(proof.verdict),
+        "proof": dg.MetadataValue.text(proof.verdict if proof else "accepted"),
+        "read_back": dg.MetadataValue.int(int(proof is not None)),
         **{f"finding {name}": dg.MetadataValue.int(found.get(name, 0)) for name in SEVERITIES},
     }
 

@@ -8,7 +8,7 @@ Does not belong here: users themselves (no name or e-mail ever enters these tabl
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
@@ -79,12 +79,11 @@ class AcceptedSnapshot(Snapshot):
         id: its own.
         accepted_at: when its acceptance was recorded, by the database's clock.
         token_generation: of the token that carried it.
-        counts: how many accounts, by value, of each of status, level, login and mfa.
+        counts: how many accounts, by value, of each of status, level, login and mfa, and whatever else was counted.
         latency_seconds: from the first byte of the PUT to Vanta's verdict.
         verdict: what Vanta said, in a word.
         unchanged: whether the body was the same as the one accepted before it.
         departure_seconds: from the deactivation in Sym to ``accepted_at``, of each account that it deactivated.
-        previous_run_id: Dagster's run of the one accepted before it; told by `record_accepted` alone.
     """
 
     id: int
@@ -95,7 +94,6 @@ class AcceptedSnapshot(Snapshot):
     verdict: str | None
     unchanged: bool | None
     departure_seconds: list[float] | None = None
-    previous_run_id: str | None = field(default=None, compare=False)
 
 
 _SNAPSHOT = "organization_id, run_id, read_at, body_sha256, users, active, deactivated"
@@ -190,7 +188,7 @@ def record_accepted(
         connection: to the pipeline's own database.
         intent_id: what ``record_intent`` returned.
         token_generation: of the token that the PUT carried.
-        counts: how many accounts, by value, of each of status, level, login and mfa.
+        counts: how many accounts, by value, of each of status, level, login and mfa, and whatever else was counted.
         latency_seconds: from the first byte of the PUT to Vanta's verdict.
         verdict: what Vanta said, in one word: a-z and underscores.
         approval_id: of the approval that let this push through, if one had to; it is used now.
@@ -268,7 +266,6 @@ def _not_open(intent_id: int) -> IntentAlreadyResolved:
     return IntentAlreadyResolved(f"intent {intent_id} is not open any more")
 
 
-# What it returns of the push before is of before the insertion: a statement does not see its own rows.
 _INSERT_ACCEPTED = f"""
 INSERT INTO accepted_snapshots
     ({_SNAPSHOT}, accepted_at, token_generation, counts, latency_seconds, verdict, unchanged, departure_seconds)
@@ -286,10 +283,7 @@ WHERE id = %(intent_id)s AND NOT EXISTS (
     SELECT FROM accepted_snapshots AS held
     WHERE held.organization_id = sent.organization_id AND held.read_at > sent.read_at
 )
-RETURNING {_ACCEPTED}, (
-    SELECT run_id FROM accepted_snapshots AS held
-    WHERE held.organization_id = accepted_snapshots.organization_id ORDER BY read_at DESC, id DESC LIMIT 1
-) AS previous_run_id
+RETURNING {_ACCEPTED}
 """  # noqa: S608 - constants of this module
 
 # A full join, since it is done by hashing whatever the planner believes about tables that just grew.
@@ -495,10 +489,20 @@ def most_alike(connection: psycopg.Connection, *, since: datetime) -> Alike | No
         ).fetchone()
 
 
-def latest_outcome(connection: psycopg.Connection, organization_id: UUID) -> AttemptOutcome | None:
-    """Tell how the latest attempt for an organization ended; ``None`` if there was none."""
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        return cursor.execute("SELECT outcome FROM outcomes WHERE organization_id = %s", [organization_id]).fetchone()
+@dataclass(frozen=True)
+class Attempt:
+    """The latest attempt to push: how it ended, and Dagster's run."""
+
+    outcome: AttemptOutcome
+    run_id: str
+
+
+def latest_attempt(connection: psycopg.Connection, organization_id: UUID) -> Attempt | None:
+    """Tell of the latest attempt for an organization; ``None`` if there was none."""
+    with connection.cursor(row_factory=class_row(Attempt)) as cursor:
+        return cursor.execute(
+            "SELECT outcome, run_id FROM outcomes WHERE organization_id = %s", [organization_id]
+        ).fetchone()
 
 
 def customer_records(connection: psycopg.Connection) -> list[CustomerRecord]:

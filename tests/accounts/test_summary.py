@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from symvanta_pipeline.accounts.schema import DTYPES, Accounts
-from symvanta_pipeline.accounts.summary import counts, deactivated_at, shared_emails
+from symvanta_pipeline.accounts.summary import counts, deactivated_at, identities, shared_emails
 
 
 def accounts(*rows: Mapping[str, object]) -> Accounts:
@@ -36,6 +36,12 @@ def test_accounts_are_counted_and_what_nobody_has_is_nought() -> None:
         "mfa": {"on": 1, "off": 0, "unknown": 1, "sso": 2},
     }
     assert {type(number) for figure in figures.values() for number in figure.values()} == {int}
+
+
+def test_identities_are_counted_by_known_services_alone() -> None:
+    rows = pd.DataFrame({"service": ["slack", "slack", None, "canary"]}, dtype="str")
+    assert identities(rows) == {"identity": {"auth0": 0, "slack": 2}}
+    assert identities(rows[:0]) == {"identity": {"auth0": 0, "slack": 0}}
 
 
 def test_when_accounts_were_deactivated() -> None:

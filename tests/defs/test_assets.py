@@ -5,8 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +19,15 @@ import pytest
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, ROOT_RUN_ID_TAG
 from psycopg import sql
 
+from symvanta_pipeline import sync
 from symvanta_pipeline.definitions import defs
-from symvanta_pipeline.defs import assets
+from symvanta_pipeline.defs import assets, events
 from symvanta_pipeline.defs.assets import ACCOUNTS, SYNC, USERS
 from symvanta_pipeline.defs.checks import PROMISES
 from symvanta_pipeline.defs.partitions import CUSTOMERS
+from symvanta_pipeline.ledger.locks import customer_lock
 from symvanta_pipeline.settings import SettingsError, VantaAppSettings, load
+from symvanta_pipeline.sync import SENT as SENT_ASSET
 from tests.support.parts import CANARY, CLIENT_SECRET, Parts, ago
 from tests.support.runs import ASSETS, CHECKS, Finished, latest_check, launch, of_tick, one, register, status, stretch
 
@@ -290,18 +296,38 @@ def test_a_retry_of_the_daemons_leaves_out_who_is_done_and_a_persons_does_not(
     assert status(instance, SYNC) == ({"acme"}, set())
 
 
-def test_a_customer_left_alone_names_the_run_that_pushed_it(parts: Parts, instance: dg.DagsterInstance) -> None:
-    parts.customer("acme", people=3)
+@pytest.mark.parametrize("read_back", [True, False])
+def test_a_customer_left_alone_has_every_figure_and_link_of_the_push_that_stands(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, read_back: bool
+) -> None:
+    """Guards against a latest materialization that is nearly empty after a run that was tried again."""
+    acme = parts.customer("acme", people=3)
     register(instance, "acme")
-    first = launch(instance, one("acme"))
+    launch(instance, one("acme"))
+    parts.person(acme)
+    leaves = min(parts.at_sym(acme))
+    parts.sym.execute("UPDATE users SET deactivated_at = %s WHERE id = %s", ago(minutes=30), leaves)
+    if not read_back:  # nothing to spare beside the push
+        monkeypatch.setenv("VANTA_RESOURCE_REQUESTS_PER_MINUTE", "5")
+    pushed = launch(instance, one("acme"))
+    before = {key: (told(instance, key), figures(instance, key)) for key in ASSETS}
+    assert before[SYNC][1]["read_back"] == read_back
     launch(instance, one("acme") | of_tick(ago(minutes=5)))
-    event = instance.get_latest_materialization_event(SYNC)
-    assert event is not None
-    assert event.asset_materialization is not None
-    metadata = event.asset_materialization.metadata
-    assert metadata["pushed_by_run"].value == first.run_id
-    assert metadata["dagster/row_count"].value == 3
-    assert (event.asset_materialization.tags or {})["dagster/data_version"] == version(first)
+    assert len(parts.puts(acme)) == 2
+    for key in ASSETS:
+        metadata, plotted = before[key]
+        after = figures(instance, key)
+        assert after.keys() == plotted.keys()
+        same = {name for name in after if not name.endswith("_seconds") and not name.startswith(("read_back", "find"))}
+        assert {name: after[name] for name in same} == {name: plotted[name] for name in same}
+        again = told(instance, key)
+        assert again["pushed_by_run"].value == again["run_before"].value == pushed.run_id
+        assert again["vanta"] == metadata["vanta"]
+        assert again["code_version"] == metadata["code_version"]
+    sent = figures(instance, SYNC)
+    assert (sent["dagster/row_count"], sent["departures"], sent["change deactivated"]) == (4, 1, 1)
+    assert (sent["read_back"], sent["push_seconds"]) == (0, 0)
+    assert version(Finished(instance, instance.get_run_ids(limit=1)[0])) == version(pushed)
 
 
 # What is shown.
@@ -389,7 +415,12 @@ def test_figures_of_each_asset(parts: Parts, instance: dg.DagsterInstance) -> No
         "read_back_seconds",
         "data_age_seconds",
         "slot_wait_seconds",
+        "lock_seconds",
+        "compare_seconds",
+        "record_seconds",
+        "write_seconds",
     }
+    assert all(sent[f"{step}_seconds"] > 0 for step in events.STEPS[SENT_ASSET] if step != "slot_wait")
     assert 0 < sent["read_seconds"] <= sent["data_age_seconds"]
     assert (sent["departures"], sent["departure_minutes_longest"], sent["departure_minutes_median"]) == (0, 0, 0)
 
@@ -406,7 +437,103 @@ def test_figures_of_each_asset(parts: Parts, instance: dg.DagsterInstance) -> No
     launch(instance, one("acme"))
     for key, before in zip(ASSETS, (users, accounts, sent), strict=True):
         assert figures(instance, key).keys() == before.keys()
-    assert told(instance, SYNC)["run_before"].value == first.run_id
+        assert told(instance, key)["run_before"].value == first.run_id
+
+
+def test_who_is_held_has_the_run_before_and_the_seconds_of_what_was_done(
+    parts: Parts, instance: dg.DagsterInstance
+) -> None:
+    acme = parts.customer("acme", people=8)
+    register(instance, "acme")
+    first = launch(instance, one("acme"))
+    parts.sym.execute("UPDATE users SET deactivated_at = now() WHERE organization_id = %s", acme)
+    held = launch(instance, one("acme"))
+    assert not held.success
+    for key in (USERS, ACCOUNTS):
+        assert told(instance, key)["run_before"].value == first.run_id
+    assert figures(instance, ACCOUNTS)["compare_seconds"] > 0
+    launch(instance, one("acme"))
+    assert told(instance, ACCOUNTS)["run_before"].value == held.run_id
+
+
+# How long each step took.
+
+SLOW = 0.4  # seconds that the stand-in takes; what is asserted are lower bounds, and a sum that no clock can exceed
+
+
+def timed(parts: Parts) -> tuple[dict[str, float], float]:
+    """Push acme; return the seconds of each step, and of everything."""
+    started = time.monotonic()
+    [result] = parts.run("acme")
+    assert result.push, result.failure
+    return result.seconds, time.monotonic() - started
+
+
+def test_what_vanta_takes_is_in_its_step_and_in_no_other(parts: Parts) -> None:
+    acme = parts.customer("acme")
+    parts.vanta.clear_faults()
+    for on in ("list", "put"):
+        parts.vanta.fault(on, "slow", tenant=str(acme), delay=SLOW)
+    seconds, total = timed(parts)
+    assert [fault["fired"] for fault in parts.vanta.faults()] == [1, 1]
+    assert seconds["compare"] >= SLOW, "a first push is compared with Vanta's list"
+    assert seconds["push"] >= SLOW
+    parts.vanta.clear_faults()
+    parts.vanta.fault("list", "slow", tenant=str(acme), delay=SLOW)
+    again, _ = timed(parts)
+    assert again["read_back"] >= SLOW
+    assert seconds.keys() == again.keys() == set(events.STEPS[SENT_ASSET])
+    assert sum(seconds.values()) <= total
+
+
+def test_a_lock_that_another_run_holds_is_waited_for_in_seconds_of_its_own(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = parts.customer("acme")
+    monkeypatch.setattr(sync, "BUSY_PAUSE", SLOW)
+    looked = []
+
+    def pause(seconds: float) -> None:
+        looked.append(seconds)
+        time.sleep(seconds)
+        other_run.close()
+
+    monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    with ExitStack() as other_run:
+        other_run.enter_context(customer_lock(parts.ledger_url, acme))
+        seconds, total = timed(parts)
+    assert looked == [SLOW]
+    assert seconds["lock"] >= SLOW
+    assert sum(seconds.values()) <= total
+
+
+def test_a_push_behind_a_spent_budget_says_how_long_it_waited(
+    parts: Parts, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.customer("acme", known=True)
+    register(instance, "acme")
+    monkeypatch.setenv("VANTA_RESOURCE_REQUESTS_PER_MINUTE", "1")
+    # The one request of this minute was let go almost a minute ago.
+    parts.ledger.execute(
+        "INSERT INTO rate_budgets (name, slots, spent) SELECT 'resource', ARRAY[at], ARRAY[at]"
+        " FROM (SELECT clock_timestamp() - interval '58 seconds' AS at) AS spent"
+    )
+    assert launch(instance, one("acme")).success
+    sent = figures(instance, SYNC)
+    assert sent["slot_wait_seconds"] > 0
+    assert sent["read_back"] == 0, "the budget has nothing to spare"
+
+
+def test_a_wait_in_the_middle_of_a_push_is_counted_once(parts: Parts) -> None:
+    """Guards against seconds of a push that hold the wait for the rate budget a second time."""
+    acme = parts.customer("acme", known=True)
+    parts.vanta.clear_faults()
+    parts.vanta.fault("put", "status", tenant=str(acme), status=429, retry_after=1)
+    seconds, total = timed(parts)
+    assert [fault["fired"] for fault in parts.vanta.faults()] == [1]
+    assert seconds["slot_wait"] >= 0.5
+    assert sum(seconds.values()) <= total
+    assert sum(seconds.values()) + seconds["slot_wait"] > total, "what counting it twice would come to"
 
 
 def test_a_preview_names_nobody_and_is_short(parts: Parts, instance: dg.DagsterInstance) -> None:

@@ -38,7 +38,7 @@ def result_with(*brakes: Brake, reach: Reach = Reach.PUSH) -> CustomerResult:
 def pushed(result: CustomerResult, approval: Approval | None = None) -> CustomerResult:
     body = Body(str(ID), "resource", b"{}", HASH, count=1, active=1, deactivated=0)
     recorded = AcceptedSnapshot(ID, "run", NOW, HASH, 1, 1, 0, 1, NOW, 1, None, None, "accepted", unchanged=False)
-    return replace(result, push=Push(body, Acceptance(0.1, 1), recorded, 0.0), approval=approval)
+    return replace(result, push=Push(body, Acceptance(0.1, 1), recorded), approval=approval)
 
 
 def brake(rule: str, *, holds: bool = True) -> Brake:

@@ -57,14 +57,6 @@ def test_the_fleet_s_departures_since_a_moment(ledger: psycopg.Connection, conne
     assert snapshots.departure_seconds(ledger, since=now + timedelta(days=1)) == []
 
 
-def test_a_push_knows_the_run_of_the_one_before(ledger: psycopg.Connection, connected: Connect) -> None:
-    acme, globex = connected("acme"), connected("globex")
-    assert accepted(ledger, acme, [], run_id="first").previous_run_id is None
-    assert accepted(ledger, globex, [], run_id="another").previous_run_id is None
-    assert accepted(ledger, acme, [], run_id="second").previous_run_id == "first"
-    assert accepted(ledger, acme, [], run_id="third").previous_run_id == "second"
-
-
 def test_no_negative_latency_can_be_written(ledger: psycopg.Connection, connected: Connect) -> None:
     accepted(ledger, connected(), [])
     columns = "organization_id, run_id, read_at, body_sha256, token_generation, users, active, deactivated"

@@ -12,6 +12,7 @@ from symvanta_pipeline.ledger import connections, database, snapshots
 from symvanta_pipeline.ledger.connections import Connection
 from symvanta_pipeline.ledger.snapshots import (
     Alike,
+    Attempt,
     AttemptOutcome,
     IntentAlreadyResolved,
     IntentOutcome,
@@ -157,12 +158,12 @@ def test_of_two_with_one_time_the_later_row_counts(ledger: psycopg.Connection, c
 
 def test_the_latest_outcome_replaces_the_one_before(ledger: psycopg.Connection, connected: Connect) -> None:
     organization = connected().organization_id
-    assert snapshots.latest_outcome(ledger, organization) is None
+    assert snapshots.latest_attempt(ledger, organization) is None
     outcomes: tuple[AttemptOutcome, ...] = ("accepted", "held", "refused", "parked", "failing", "busy")
     for outcome in outcomes:
         snapshots.record_outcome(ledger, organization, "failing", run_id="1", sentence="it broke")
         snapshots.record_outcome(ledger, organization, outcome, run_id="2")
-        assert snapshots.latest_outcome(ledger, organization) == outcome
+        assert snapshots.latest_attempt(ledger, organization) == Attempt(outcome, "2")
         assert ledger.execute("SELECT outcome, sentence, run_id FROM outcomes").fetchall() == [(outcome, None, "2")]
 
 

@@ -15,13 +15,24 @@ import pytest
 from symvanta_pipeline import sync
 from symvanta_pipeline.ledger import connections
 from symvanta_pipeline.ledger.locks import customer_lock
-from symvanta_pipeline.ledger.snapshots import AttemptOutcome
+from symvanta_pipeline.ledger.snapshots import Attempt, AttemptOutcome
 from symvanta_pipeline.sandbox.postgres import EmbeddedPostgres
 from symvanta_pipeline.sym.source import UsersSnapshot
 from symvanta_pipeline.sync import OUTCOME_BY_ERROR, CustomerResult, Reach
 from symvanta_pipeline.vanta import budget, session
 from tests.conftest import SymRows
-from tests.support.parts import CANARY, Parts, ago, clean, held, meanwhile, refusing_connections, sentences, until
+from tests.support.parts import (
+    CANARY,
+    RUN_ID,
+    Parts,
+    ago,
+    clean,
+    held,
+    meanwhile,
+    refusing_connections,
+    sentences,
+    until,
+)
 
 Break = Callable[[Parts, UUID], object]
 
@@ -696,7 +707,7 @@ def test_a_look_tells_how_the_latest_push_ended_whatever_it_finds_itself(parts: 
     if broken:
         no_email(parts, acme)
     [result] = parts.run("acme", reach=Reach.MAP)
-    assert (result.latest, result.failure is None) == ("accepted", not broken)
+    assert (result.before, result.failure is None) == (Attempt("accepted", RUN_ID), not broken)
     assert parts.outcome(acme) == "accepted"
 
 
