@@ -7,13 +7,16 @@ Slack's rules [documented at api.slack.com]: ``&``, ``<`` and ``>`` are escaped 
 link or a mention; a section holds up to 3,000 characters, a message up to 50 blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 from symvanta_pipeline.alerts.messages import Affected, Message, utc
 
 MOST_ENTRIES: Final = 15  # sections of a Slack message that tell of customers
 MOST_NAMES: Final = 20  # customers that one entry names
+MOST_RUNS: Final = 5  # runs that one entry, or a log's line, leads to
+LONGEST_LINKS: Final = 1200  # characters of the links to customers, and of those to runs, in one section
 LONGEST_SECTION: Final = 2900  # characters, escaped
 LONGEST_LINE: Final = 8000  # characters
 
@@ -44,8 +47,11 @@ def line(message: Message) -> str:
     """Return one line for a log."""
     told = [f"{_names(group)}: {text}" for text, group in _by_text(message).items()]
     note = f" {REPEATED}" if message.repeated else ""
-    text = f"{message.title}. {' | '.join(told)} | {message.runbook} | alert {message.id}.{note}"
-    return _cut(" ".join(text.split()), LONGEST_LINE)
+    runs = _runs(message.customers)
+    led_to = f" | {', '.join(runs[:MOST_RUNS])}{_and_more(len(runs) - MOST_RUNS)}" if runs else ""
+    foot = f"{led_to} | {message.runbook} | alert {message.id}.{note}"
+    text = _cut(" ".join(f"{message.title}. {' | '.join(told)}".split()), max(0, LONGEST_LINE - len(foot)))
+    return _cut(" ".join(f"{text}{foot}".split()), LONGEST_LINE)
 
 
 def escaped(text: str) -> str:
@@ -56,12 +62,26 @@ def escaped(text: str) -> str:
 def _entries_in_mrkdwn(message: Message) -> Iterator[str]:
     by_text = list(_by_text(message).items())
     for text, group in by_text[:MOST_ENTRIES]:
-        names = ", ".join(_link(affected.partition, affected.customer) for affected in group[:MOST_NAMES])
-        run = f" · {_link(group[0].run, 'run')}" if group[0].run else ""
-        head = f"{names}{_and_more(len(group) - MOST_NAMES)} {_since(group)}{run}\n"
+        names = _that_fit([_link(affected.partition, affected.customer) for affected in group[:MOST_NAMES]])
+        runs = _runs(group)
+        labels = ["run"] if len(runs) == 1 else [f"run {number + 1}" for number in range(MOST_RUNS)]
+        links = _that_fit([_link(run, label) for run, label in zip(runs, labels, strict=False)])
+        led_to = f" · {', '.join(links)}{_and_more(len(runs) - len(links))}" if links else ""
+        head = f"{', '.join(names)}{_and_more(len(group) - len(names))} {_since(group)}{led_to}\n"
         yield head + _escaped_within(text, LONGEST_SECTION - len(head))
     if more := sum(len(group) for _, group in by_text[MOST_ENTRIES:]):
         yield f"and {more} more: `symvanta customers`"
+
+
+def _runs(customers: Sequence[Affected]) -> list[str]:
+    """List the runs of the latest attempts, each once: customers of whom the same is said may come from several."""
+    return list(dict.fromkeys(affected.run for affected in customers if affected.run))
+
+
+def _that_fit(links: Sequence[str]) -> list[str]:
+    """Return the first links, as many as leave room for what is said: each is as long as Dagster's address makes it."""
+    ends = accumulate(len(link) + 2 for link in links)
+    return [link for link, end in zip(links, ends, strict=True) if end <= LONGEST_LINKS]
 
 
 def _by_text(message: Message) -> dict[str, list[Affected]]:

@@ -97,6 +97,38 @@ def test_customers_of_whom_the_same_is_said_stand_together() -> None:
     assert len(sections) == 3
 
 
+def test_each_run_is_led_to_once() -> None:
+    """Guards against a link to the first customer's run for all of whom the same is said."""
+    told = message(*[change(f"c{n}", run_id=f"run-{n % 3}", next_step="Vanta is away.") for n in range(6)])
+    [section] = [b["text"]["text"] for b in rendering.slack(told)["blocks"] if "Vanta is away" in str(b)]
+    links = [f"<https://dagster.example/runs/run-{n}|run {n + 1}>" for n in range(3)]
+    assert f" · {', '.join(links)}\n" in section
+    assert " | https://dagster.example/runs/run-0, https://dagster.example/runs/run-1, " in rendering.line(told)
+    [alone] = [b["text"]["text"] for b in rendering.slack(message())["blocks"] if "correct it" in str(b)]
+    assert " · <https://dagster.example/runs/5ef1c1d2|run>\n" in alone
+    without = message(change(run_id=None))
+    assert "/runs/" not in json.dumps(rendering.slack(without)) + rendering.line(without)
+
+
+def test_of_many_runs_the_first_are_led_to_also_where_there_is_much_to_say() -> None:
+    many = message(*[change(f"c{n:02}", run_id=f"run-{n:02}", sentence=f"{n} " * 200) for n in range(50)])
+    line = rendering.line(many)
+    assert "https://dagster.example/runs/run-04 and 45 more | docs/runbook.md#held | alert " in line
+    assert len(line) <= rendering.LONGEST_LINE
+
+
+@pytest.mark.parametrize("length", [10, 200, 3000])
+def test_a_long_address_of_dagster_breaks_no_limit(length: int) -> None:
+    """Guards against a paragraph whose links alone are longer than Slack takes: it was never done."""
+    links = Links(f"https://{'d' * length}.example", "docs/runbook.md")
+    told = message(
+        *[change(f"customer-{n:02}", run_id=f"run-{n}", next_step="Vanta is away.") for n in range(40)], links=links
+    )
+    assert broken_limits(rendering.slack(told)) == []
+    assert "Vanta is away" in json.dumps(rendering.slack(told))
+    assert len(rendering.line(told)) <= rendering.LONGEST_LINE
+
+
 def test_the_json_is_what_is_written_in_the_docs() -> None:
     """Keys that others rely on: they are added to, never renamed."""
     [example] = re.findall(r"```json\n(.*?)```", (ROOT / "docs/alerts.md").read_text(), flags=re.DOTALL)
