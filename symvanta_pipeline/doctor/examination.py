@@ -54,6 +54,7 @@ CHECKS: Final = (
     Check("own connection", ledger.direct, ("own database",)),
     Check("dagster.yaml", instance.configuration),
     Check("dagster database", instance.database),
+    Check("dagster role", instance.role, ("dagster database",)),
     Check("dagster daemon", instance.daemon, ("dagster.yaml", "dagster database")),
     Check("schedules", instance.schedules, ("dagster daemon",)),
     Check("queue", instance.queue, ("dagster.yaml", "dagster database")),

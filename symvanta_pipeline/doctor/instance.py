@@ -47,6 +47,21 @@ EXPECTED: Final[Mapping[tuple[str, ...], object]] = {
     ("run_retries", "enabled"): True,
     ("run_retries", "retry_on_asset_or_op_failure"): False,
 }
+_RIGHTS: Final = """
+WITH held AS (
+    SELECT oid, relname::text AS name, relowner FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+)
+SELECT current_user::text,
+       ARRAY(
+           SELECT name FROM held
+           WHERE NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+                      AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+             AND name <> 'alembic_version'
+           ORDER BY 1
+       ),
+       ARRAY(SELECT name FROM held WHERE NOT pg_has_role(relowner, 'USAGE') ORDER BY 1)
+"""
 FROM_THE_PROJECT: Final = "take dagster.yaml from the project, and change in it what differs here"
 
 
@@ -89,6 +104,23 @@ def database() -> Verdict:
         what = "are not those of this version of Dagster" if found else "do not exist yet"
         return fail(f"its tables {what}", "dagster instance migrate, in one process before the others start")
     return ok("answers, and its tables are up to date")
+
+
+def role() -> Verdict:
+    """Look whether the role may write what Dagster writes: runs that can be read alone stay as they are."""
+    with _connection() as connection:
+        name, closed, foreign = connection.execute(_RIGHTS).fetchall()[0]
+    if closed:
+        return fail(
+            f"{name} may not read and write {named(closed)}: no run can be begun or told of",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(closed)} TO {name}, or let it own them",
+        )
+    if foreign:
+        return warn(
+            f"{name} does not own {named(foreign)}: dagster instance migrate will fail",
+            f"ALTER TABLE ... OWNER TO {name}, or REASSIGN OWNED",
+        )
+    return ok(f"{name} owns the tables")
 
 
 def daemon() -> Verdict:

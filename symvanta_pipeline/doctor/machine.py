@@ -58,6 +58,8 @@ CLOCK_WARNS: Final = 30.0  # seconds
 CLOCK_FAILS: Final = 300.0  # seconds; a token is refreshed shortly before it ends, by this clock
 NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
+# Below it a run may not get its own log written, and PostgreSQL stops where it shares the disk.
+FULL_BYTES = 100_000_000
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.10
 FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -138,6 +140,9 @@ def disk() -> Verdict:
     told = ", ".join(f"{usage.free / 1e9:.1f} GB free at {folder}" for folder, usage in usages.items())
     is_short = any(u.free < LEAST_FREE_BYTES or u.free < u.total * LEAST_FREE_SHARE for u in usages.values())
     do = "make room: daily_housekeeping forgets old runs, SYMVANTA_KEEP_RUNS_DAYS says how old"
+    if any(u.free < FULL_BYTES for u in usages.values()):
+        told = ", ".join(f"{usage.free / 1e6:.0f} MB free at {folder}" for folder, usage in usages.items())
+        return fail(f"only {told}", do)
     return warn(f"only {told}", do) if is_short else ok(told)
 
 

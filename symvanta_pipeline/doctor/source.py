@@ -17,26 +17,34 @@ from symvanta_pipeline.sym.source import OrganizationGone, organization_of, read
 NOBODY: Final = str(UUID(int=0))
 OWN_ROLE: Final = "give it a role that may only read: docs/production.md has the SQL"
 
-# Whatever the tables are called: a customer's schema may differ. USAGE of the owner's role is to be as the owner.
+# Whatever the tables are called: a customer's schema may differ. Every role that it may become by SET ROLE counts,
+# also one whose rights it does not inherit: MEMBER, not USAGE.
 _RIGHTS: Final = """
-SELECT current_user::text AS name, rolsuper AS is_superuser,
+WITH may_be AS (SELECT oid, rolsuper FROM pg_roles WHERE pg_has_role(oid, 'MEMBER'))
+SELECT current_user::text AS name, EXISTS (SELECT FROM may_be WHERE may_be.rolsuper) AS is_superuser,
        ARRAY(
            SELECT quote_ident(nspname) || '.' || quote_ident(relname)
            FROM pg_class JOIN pg_namespace AS held_in ON held_in.oid = relnamespace
            WHERE relkind IN ('r', 'p', 'f', 'v') AND nspname <> 'information_schema' AND nspname !~ '^pg_'
-             AND (has_table_privilege(pg_class.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
-                  OR has_any_column_privilege(pg_class.oid, 'INSERT, UPDATE'))
+             AND EXISTS (
+                 SELECT FROM may_be
+                 WHERE has_table_privilege(may_be.oid, pg_class.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+                    OR has_any_column_privilege(may_be.oid, pg_class.oid, 'INSERT, UPDATE')
+             )
            ORDER BY 1
        ) AS writable,
        ARRAY(
            SELECT quote_ident(nspname) FROM pg_namespace
-           WHERE nspname <> 'information_schema' AND nspname !~ '^pg_' AND has_schema_privilege(oid, 'CREATE')
+           WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
+             AND EXISTS (SELECT FROM may_be WHERE has_schema_privilege(may_be.oid, pg_namespace.oid, 'CREATE'))
            ORDER BY 1
        ) AS open_schemas,
-       has_database_privilege(current_database(), 'CREATE') AS may_add_schemas,
+       EXISTS (
+           SELECT FROM may_be WHERE has_database_privilege(may_be.oid, current_database(), 'CREATE')
+       ) AS may_add_schemas,
        EXISTS (
            SELECT FROM pg_class JOIN pg_namespace AS held_in ON held_in.oid = relnamespace
-           WHERE nspname <> 'information_schema' AND nspname !~ '^pg_' AND pg_has_role(relowner, 'USAGE')
+           WHERE nspname <> 'information_schema' AND nspname !~ '^pg_' AND pg_has_role(relowner, 'MEMBER')
        ) AS owns
 FROM pg_roles WHERE rolname = current_user
 """
@@ -91,7 +99,7 @@ def role() -> Verdict:
     """Look whether the role could write, although every session of ours is read-only."""
     rights = _row(_RIGHTS)
     if rights.is_superuser:
-        return warn(f"{rights.name} is a superuser and could write anything", OWN_ROLE)
+        return warn(f"{rights.name} is a superuser, or may become one, and could write anything", OWN_ROLE)
     if rights.writable:
         tables, name = named(rights.writable), rights.name
         revoke = f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {', '.join(rights.writable)} FROM {name}"

@@ -138,19 +138,31 @@ def superuser(variable: str) -> Ill:
 
 
 @contextmanager
-def another_role(well: Installation, patch: pytest.MonkeyPatch, _folder: Path, *, grants: str) -> Iterator[None]:
-    """Reach the pipeline's own database as a role that owns nothing."""
+def another_role(
+    well: Installation,
+    patch: pytest.MonkeyPatch,
+    _folder: Path,
+    *,
+    grants: str,
+    variable: str = "SYMVANTA_DATABASE_URL",
+    but: str = "SELECT 1",
+) -> Iterator[None]:
+    """Reach the pipeline's own database, or Dagster's, as a role that owns nothing."""
     role = f"other_{uuid4().hex[:12]}"
+    is_own = variable == "SYMVANTA_DATABASE_URL"
+    admin = well.own_admin if is_own else well.dagster_admin
     execute(
-        well.own_admin,
+        admin,
         f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'",
         f"GRANT {grants} ON ALL TABLES IN SCHEMA public TO {role}",
+        *but.format(role=role).split(";"),
     )
-    patch.setenv("SYMVANTA_DATABASE_URL", as_role(well.own_admin, role))
+    url = as_role(admin, role)
+    patch.setenv(variable, url if is_own else url.replace("postgresql:", "postgresql+psycopg2:", 1))
     try:
         yield
     finally:
-        execute(well.own_admin, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        execute(admin, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 @contextmanager
@@ -514,6 +526,41 @@ CASES = (
         "REVOKE CREATE ON SCHEMA public FROM reader_",
         at_sym("GRANT CREATE ON SCHEMA public TO {reader}", "REVOKE CREATE ON SCHEMA public FROM {reader}"),
     ),
+    Case(
+        "a role that may become one that writes",
+        "sym role",
+        "warn",
+        r"could write to 1 table: public\.users",
+        "and from every role that it is a member of",
+        at_sym(
+            "CREATE ROLE writer_{reader};GRANT UPDATE ON users TO writer_{reader};"
+            "GRANT writer_{reader} TO {reader} WITH INHERIT FALSE, SET TRUE",
+            "DROP OWNED BY writer_{reader};DROP ROLE writer_{reader}",
+        ),
+    ),
+    Case(
+        "a role that may become one that creates",
+        "sym role",
+        "warn",
+        "could create objects in Sym's schema public",
+        "REVOKE CREATE ON SCHEMA public",
+        at_sym(
+            "CREATE ROLE writer_{reader};GRANT CREATE ON SCHEMA public TO writer_{reader};"
+            "GRANT writer_{reader} TO {reader} WITH INHERIT FALSE, SET TRUE",
+            "DROP OWNED BY writer_{reader};DROP ROLE writer_{reader}",
+        ),
+    ),
+    Case(
+        "a role that may become a superuser",
+        "sym role",
+        "warn",
+        "is a superuser, or may become one",
+        "production.md",
+        at_sym(
+            "CREATE ROLE writer_{reader} SUPERUSER;GRANT writer_{reader} TO {reader} WITH INHERIT FALSE, SET TRUE",
+            "DROP ROLE writer_{reader}",
+        ),
+    ),
     Case("a superuser", "sym role", "warn", "is a superuser", "production.md", superuser("SYM_DATABASE_URL")),
     Case(
         "no index",
@@ -694,6 +741,35 @@ CASES = (
             "CREATE TABLE was AS SELECT * FROM alembic_version;UPDATE alembic_version SET version_num = 'older'",
             "UPDATE alembic_version SET version_num = was.version_num FROM was;DROP TABLE was",
         ),
+    ),
+    Case(
+        "a role that may not write runs and events",
+        "dagster role",
+        "fail",
+        r"may not read and write event_logs, runs: no run can be begun",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON event_logs, runs TO other_",
+        partial(
+            another_role,
+            variable="DAGSTER_POSTGRES_URL",
+            grants="SELECT, INSERT, UPDATE, DELETE",
+            but="REVOKE DELETE ON event_logs FROM {role};REVOKE UPDATE ON runs FROM {role}",
+        ),
+    ),
+    Case(
+        "a role that may only read Dagster's tables",
+        "dagster role",
+        "fail",
+        r"may not read and write asset_check_executions, .* in all\)",
+        "let it own them",
+        partial(another_role, variable="DAGSTER_POSTGRES_URL", grants="SELECT"),
+    ),
+    Case(
+        "a role that owns nothing of Dagster's",
+        "dagster role",
+        "warn",
+        "dagster instance migrate will fail",
+        "OWNER TO other_",
+        partial(another_role, variable="DAGSTER_POSTGRES_URL", grants="SELECT, INSERT, UPDATE, DELETE"),
     ),
     Case(
         "no daemon ever",
@@ -961,7 +1037,8 @@ CASES = (
     Case("a folder that others can read", "data folder", "warn", "open to other users", "chmod 700", open_folder),
     Case("a file in its place", "data folder", "fail", "is no folder", "SYMVANTA_DATA_URL", no_folder),
     Case("little room", "disk", "warn", "^only .* GB free", "make room", patched(machine, "LEAST_FREE_BYTES", 10**18)),
-    Case("a full disk", "disk", "warn", "^only .* GB free", "make room", patched(machine, "LEAST_FREE_SHARE", 1.01)),
+    Case("little of it", "disk", "warn", "^only .* GB free", "make room", patched(machine, "LEAST_FREE_SHARE", 1.01)),
+    Case("a full disk", "disk", "fail", "^only .* MB free", "make room", patched(machine, "FULL_BYTES", 10**18)),
 )
 
 

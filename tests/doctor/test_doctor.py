@@ -89,7 +89,7 @@ def test_says_all_that_is_ill_at_once_and_ends_with_1() -> None:
     done = doctor(SYM_DATABASE_URL=NOWHERE, VANTA_CLIENT_ID="", SYMVANTA_PUBLIC_URL="http://127.0.0.1:3080")
 
     assert done.exit_code == 1
-    assert re.fullmatch(r"symvanta: 2 of 27 checks failed, [^\n]*: settings, sym database\n", done.stderr)
+    assert re.fullmatch(r"symvanta: 2 of 28 checks failed, [^\n]*: settings, sym database\n", done.stderr)
     told = dict(re.findall(r"^(?:ok|warn|fail|skipped) +(\S+(?: \S+)*?)  +(\S.*)$", done.stdout, re.MULTILINE))
     assert list(told) == [check.name for check in CHECKS]
     assert "VANTA_CLIENT_ID is not set" in told["settings"]
