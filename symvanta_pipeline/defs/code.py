@@ -21,10 +21,10 @@ SHOWN: Final = 12  # characters of a version, as of a commit
 
 # Files of the package; whoever changes one of them changes what the asset is.
 DECIDED_BY: Final[Mapping[str, tuple[str, ...]]] = {
-    USERS: ("sym/users.sql", "sym/source.py", "sym/contract.py"),
-    ACCOUNTS: ("accounts/*.py",),
-    SENT: ("sync.py", "accounts/*.py", "vanta/*.py"),
-    FLEET_STATUS: ("defs/fleet.py", "ledger/status.py"),
+    USERS: ("sym/users.sql", "sym/source.py", "sym/contract.py", "sym/database.py"),
+    ACCOUNTS: ("accounts/*.py", "planning.py"),
+    SENT: ("sync.py", "planning.py", "ledger/approvals.py", "accounts/*.py", "vanta/*.py"),
+    FLEET_STATUS: ("defs/fleet.py", "ledger/status.py", "ledger/alerts.py", "ledger/snapshots.py"),
 }
 
 

@@ -18,6 +18,7 @@ from symvanta_pipeline.sync import ACCOUNTS, SENT, USERS
 ORGANIZATIONS_TABLE: Final = "sym_database/organizations"
 USERS_TABLE: Final = "sym_database/users"
 IDENTITIES_TABLE: Final = "sym_database/identities"
+ACCESS_PAGE: Final = "vanta/access_page"
 FLEET_STATUS: Final = "ops/fleet_status"
 
 PERSONAL: Final = "contains-personal-data"
@@ -222,6 +223,17 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ACCOUNTS: tuple(_field(name, dtype, _from(USERS, *_FIELDS[name][1])) for name, dtype in schema.DTYPES.items()),
     # What was sent has the accounts' fields, as JSON.
     SENT: tuple(_field(name, _JSON_TYPES.get(name, "string"), _from(ACCOUNTS, name)) for name in schema.FIELDS),
+    # And what Vanta holds has them as they were sent, with a mark of its own.
+    ACCESS_PAGE: (
+        *(_field(name, _JSON_TYPES.get(name, "string"), _from(SENT, name)) for name in schema.FIELDS),
+        Column(
+            "deletedAt",
+            "string (RFC 3339)",
+            "Set by Vanta: the account is in the customer's body no more. It stays listed, and is not shown.",
+            _from(SENT, "uniqueId"),
+            nullable=True,
+        ),
+    ),
     FLEET_STATUS: _FLEET,
 }
 

@@ -10,6 +10,7 @@ import dagster as dg
 
 from symvanta_pipeline.defs.code import code_references
 from symvanta_pipeline.defs.columns import (
+    ACCESS_PAGE,
     IDENTITIES_TABLE,
     ORGANIZATIONS_TABLE,
     PERSONAL,
@@ -58,7 +59,7 @@ EXTERNAL_ASSETS: Final = (
         is_personal=False,
     ),
     dg.AssetSpec(
-        dg.AssetKey(["vanta", "access_page"]),
+        asset_key(ACCESS_PAGE),
         deps=[asset_key(SENT)],
         description=(
             "Where the customer and its auditor see the accounts: the Access page in Vanta. Kept by Vanta, which shows "
@@ -69,6 +70,12 @@ EXTERNAL_ASSETS: Final = (
         kinds={"vanta"},
         owners=OWNERS,
         tags={"system": "vanta", PERSONAL: "yes"},
-        metadata={"vanta": dg.MetadataValue.url(link_to_vanta())},
+        metadata={
+            "vanta": dg.MetadataValue.url(link_to_vanta()),
+            "dagster/code_references": code_references(
+                ("vanta/client.py", "def list_accounts"), ("accounts/proof.py", "def prove")
+            ),
+            **column_metadata(ACCESS_PAGE),
+        },
     ),
 )

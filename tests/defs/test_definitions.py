@@ -3,7 +3,7 @@
 Where the change is meant, ``python tests/defs/test_definitions.py`` in the checkout writes the text anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 from dagster._core.definitions.metadata.source_code import CodeReferencesMetadataSet
+from dagster._core.storage.tags import PRIORITY_TAG
 
 import symvanta_pipeline
 from symvanta_pipeline.definitions import defs
-from symvanta_pipeline.defs import assets, external
+from symvanta_pipeline.defs import assets, code, external
 from symvanta_pipeline.defs.code import DECIDED_BY, PACKAGE, version_of
+from symvanta_pipeline.defs.housekeeping import PRIORITY
 
 FILE = Path(__file__).with_name("definitions.txt")
 
@@ -37,7 +39,7 @@ def _assets(definitions: dg.Definitions) -> Iterator[str]:
         yield f"  group: {spec.group_name}"
         yield f"  kinds: {_list(sorted(spec.kinds))}"
         yield f"  owners: {_list(spec.owners)}"
-        yield f"  tags: {_list(sorted(tag for tag in spec.tags if not tag.startswith('dagster/kind/')))}"
+        yield f"  tags: {_tags({k: v for k, v in spec.tags.items() if not k.startswith('dagster/kind/')})}"
         yield f"  partitions: {_partitions(spec.partitions_def)}"
         yield f"  freshness: {_freshness(spec.freshness_policy)}"
         # What it is changes with every line of the code.
@@ -102,6 +104,7 @@ def _jobs(definitions: dg.Definitions) -> Iterator[str]:
         yield f"  assets: {_list(sorted(key.to_user_string() for key in job.asset_layer.selected_asset_keys))}"
         yield f"  partitions: {_partitions(job.partitions_def)}"
         yield f"  executor: {job.executor_def.name}"
+        yield f"  tags: {_tags(job.tags)}"
         yield f"  description: {job.description}"
 
 
@@ -132,6 +135,10 @@ def _partitions(partitions: dg.PartitionsDefinition | None) -> str:
     return type(partitions).__name__ if partitions else "-"
 
 
+def _tags(tags: Mapping[str, str]) -> str:
+    return _list(f"{key}={value}" for key, value in sorted(tags.items()))
+
+
 def _list(words: object) -> str:
     assert hasattr(words, "__iter__")
     return ", ".join(map(str, words)) or "-"
@@ -146,7 +153,11 @@ def test_the_definitions_are_those_that_were_agreed() -> None:
     [
         ({"group_name": "planted"}, "  group: planted"),
         ({"owners": ["team:planted"]}, "  owners: team:planted"),
-        ({"tags": {"planted": "yes"}}, "  tags: planted"),
+        ({"tags": {"planted": "yes"}}, "  tags: planted=yes"),
+        (
+            {"tags": {"contains-personal-data": "no", "system": "vanta"}},
+            "  tags: contains-personal-data=no, system=vanta",
+        ),
         ({"kinds": {"planted"}}, "  kinds: planted"),
         ({"freshness_policy": None}, "  freshness: -"),
         (
@@ -166,6 +177,20 @@ def test_a_changed_definition_shows(attributes: dict[str, Any], shown: str) -> N
     assert changed != described(defs).splitlines()
 
 
+def test_a_changed_tag_of_a_job_shows() -> None:
+    @dg.op
+    def nothing() -> None:
+        """Do nothing."""
+
+    def planted(priority: str) -> dg.Definitions:
+        graph = dg.GraphDefinition("planted", node_defs=[nothing])
+        return dg.Definitions(jobs=[graph.to_job(tags={PRIORITY_TAG: priority})])
+
+    for priority in ("1", "2"):
+        assert f"  tags: dagster/priority={priority}" in described(planted(priority)).splitlines()
+    assert f"  tags: dagster/priority={PRIORITY}" in FILE.read_text().splitlines()
+
+
 SPECS = [defs.resolve_asset_graph().get(key).to_asset_spec() for key in sorted(defs.resolve_all_asset_keys(), key=str)]
 
 
@@ -179,10 +204,9 @@ def test_every_asset_says_what_it_is(spec: dg.AssetSpec) -> None:
     assert {"system", "contains-personal-data"} <= set(spec.tags)
     assert bool(spec.code_version) == is_computed
     told = TableMetadataSet.extract(spec.metadata)
-    if spec.key != dg.AssetKey(["vanta", "access_page"]):
-        assert told.column_schema
-        assert all(column.description for column in told.column_schema.columns)
-        assert CodeReferencesMetadataSet.extract(spec.metadata).code_references
+    assert told.column_schema
+    assert all(column.description for column in told.column_schema.columns)
+    assert CodeReferencesMetadataSet.extract(spec.metadata).code_references
 
 
 def test_a_code_reference_leads_to_the_line_that_it_names() -> None:
@@ -213,6 +237,18 @@ class TestCodeVersion:
         for patterns in DECIDED_BY.values():
             for pattern in patterns:
                 assert version_of(PACKAGE, [pattern])
+
+    def test_what_an_asset_is_computed_by_decides_about_it(self) -> None:
+        """Guards against a change of brakes, of reading or of judging that left the version as it was."""
+        decides = {
+            "sym/users": {"sym/database.py", "sym/users.sql"},
+            "vanta/user_accounts": {"planning.py", "accounts/brakes.py"},
+            "vanta/user_account_sync": {"sync.py", "planning.py", "ledger/approvals.py", "vanta/session.py"},
+            "ops/fleet_status": {"ledger/status.py", "ledger/alerts.py", "ledger/snapshots.py"},
+        }
+        for asset, files in decides.items():
+            found = {file.relative_to(PACKAGE).as_posix() for file in code._files(PACKAGE, DECIDED_BY[asset])}
+            assert files <= found, asset
 
     def test_it_changes_with_the_text_and_with_nothing_else(self, tmp_path: Path) -> None:
         (tmp_path / "some").mkdir()
