@@ -96,6 +96,29 @@ def test_it_ends_when_its_time_is_up_and_goes_on_the_next_time(instance: dg.Dags
     assert instance.get_run_ids() == [last]
 
 
+def test_of_more_than_it_can_bear_in_mind_the_oldest_go_first(
+    instance: dg.DagsterInstance, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a bound that took the newest: of a backlog of years the oldest runs would have stayed for ever."""
+    monkeypatch.setattr(housekeeping, "MOST_RUNS", 3)
+    old = [past.first, *(past.add(days) for days in range(60, 40, -5))]
+    past.add(1)
+    assert prune_runs(instance, keep=MONTH) == PrunedRuns(deleted=3, kept=0, left=0, logs_left=0)
+    assert set(old) & set(instance.get_run_ids()) == set(old[3:])
+
+
+def test_more_than_a_batch_of_runs_goes_and_those_between_them_stay(instance: dg.DagsterInstance, past: Past) -> None:
+    old = [past.add(days) for days in range(60, 60 - 2 * housekeeping.BATCH, -1)]
+    needed = past.add(31, ["cold"], status=FAILURE, failed=["cold"], unproved=["cold"])
+    recent = past.add(1, ["acme", "bold"])
+    before = picture(instance)
+    told = prune_runs(instance, keep=MONTH)
+    assert (told.deleted, told.kept) == (len(old), 2)
+    assert {needed, recent, old[-1]} == set(instance.get_run_ids())
+    assert picture(instance) == before
+    assert not any(past.orphans().values())
+
+
 def lived(past: Past, choose: random.Random) -> None:
     """Let up to nine runs of some customers have ended in one way or another within the last 90 days."""
     past.restart()
