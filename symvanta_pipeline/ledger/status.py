@@ -95,7 +95,8 @@ def _state(record: CustomerRecord, now: datetime) -> State:
     # Who reconnects after weeks has waited for its first push since then alone.
     if now - max(record.connected_at, record.last_accepted_at or record.connected_at) > LATE_AFTER:
         return "late"
-    return "healthy" if record.last_accepted_at else "new"
+    # A push with the consent before says nothing of this one.
+    return "healthy" if record.last_accepted_at and record.last_accepted_at >= record.connected_at else "new"
 
 
 def _is_open(record: CustomerRecord) -> bool:

@@ -102,7 +102,7 @@ def held(hours: float, *, by: str = "lost") -> CustomerRecord:
         (
             replace(RECORD, last_accepted_at=ago(days=9), connected_at=ago(minutes=2)),
             FACTS,
-            "healthy",
+            "new",
             ago(minutes=2),
             False,
         ),

@@ -170,4 +170,4 @@ class TestProxy:
 
 
 def test_it_waits_as_long_as_the_page_says() -> None:
-    assert re.findall(r"proxy_read_timeout (\d+)s", SAMPLE) == ["300"]
+    assert re.findall(r"proxy_read_timeout (\d+)s", SAMPLE) == ["510"]
