@@ -9,7 +9,7 @@ import requests
 from click.testing import CliRunner
 
 from symvanta_pipeline.cli import main
-from symvanta_pipeline.ledger import approvals
+from symvanta_pipeline.ledger import approvals, snapshots
 from symvanta_pipeline.planning import WINDOWS
 from tests.support.parts import CANARY, Parts
 
@@ -113,6 +113,17 @@ def test_it_was_applied(parts: Parts) -> None:
     [result] = parts.run("acme")
     assert result.failure is None
     assert pushes()[-1]["unchanged"] is True
+
+
+def test_what_was_applied_before_a_reconnect_is_not_its_first_sync(parts: Parts) -> None:
+    organization, (left, *_) = company(parts)
+    deactivate(parts, left)
+    push_and_lose(parts, organization, applied=True)
+    parts.connect(organization, "acme")
+    assert outcome(parts)[0] == "accepted"
+    record = snapshots.customer_record(parts.ledger, organization)
+    assert record is not None
+    assert (record.outcome, record.is_tried) == ("accepted", False)
 
 
 @pytest.mark.parametrize("change", ["left", "came"])
