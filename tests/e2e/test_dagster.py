@@ -1,10 +1,11 @@
 """The chain through a real daemon and a real webserver, asked as Dagster's UI asks."""
 
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import pytest
-from dagster import DagsterRunStatus
+from dagster import AssetKey, DagsterEventType, DagsterRunStatus, TableMetadataValue
 from dagster._core.storage import tags
 from dagster._core.storage.dagster_run import DagsterRun
 
@@ -127,6 +128,29 @@ def test_the_failing_customer_alone_shows_as_failed(stack: Stack) -> None:
         assert statuses[asset]["assetPartitionStatuses"]["failedPartitions"] == [HELD]
         assert set(PUSHED) <= set(statuses[asset]["assetPartitionStatuses"]["materializedPartitions"])
         assert statuses[asset]["partitionStats"]["numFailed"] == 1
+
+
+def test_the_fleet_is_told_of_after_the_cycle_by_the_daemon_itself(stack: Stack, cycle: Cycle) -> None:
+    [run] = until(lambda: stack.runs(tags.SENSOR_NAME_TAG, "fleet_status_after_each_cycle"), "a run of the fleet's")[:1]
+    hour = run_of_the_tick(stack, cycle).tags[tags.SCHEDULED_EXECUTION_TIME_TAG]
+    assert run.tags[tags.RUN_KEY_TAG] == f"{datetime.fromisoformat(hour):%Y-%m-%dT%H:%MZ}"
+    assert stack.ended(run.run_id).status == DagsterRunStatus.SUCCESS
+    [record] = stack.instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION).records
+    told = record.event_log_entry.asset_materialization
+    assert told is not None
+    assert told.asset_key == AssetKey(["ops", "fleet_status"])
+    table = told.metadata["customers"].value
+    assert isinstance(table, TableMetadataValue)
+    rows = {str(row.data["customer"]): row.data for row in table.records}
+    assert set(rows) >= set(CONNECTED)
+    [first] = [customer for customer in rows if rows[customer]["state"] == "held"]
+    assert (first, next(iter(rows))) == (HELD, HELD), "who needs a person comes first"
+    assert "email" in str(rows[HELD]["next_step"])
+    assert f"[{HELD}](/assets/vanta/user_account_sync?view=partitions&partition={HELD})" in str(
+        told.metadata["needs_a_person"].value
+    )
+    done = set(PUSHED) - {HELD_BACK}  # which is pushed by the run of an earlier hour, perhaps only after this
+    assert {customer: rows[customer]["state"] for customer in done} == dict.fromkeys(done, "healthy")
 
 
 @pytest.mark.usefixtures("cycle")
