@@ -21,6 +21,7 @@ from dagster._core.storage.tags import (
     SCHEDULED_EXECUTION_TIME_TAG,
 )
 
+from symvanta_pipeline.dagster_instance import keep_connections
 from symvanta_pipeline.defs.checks import CHECKS, checks_of, targets_of
 from symvanta_pipeline.defs.code import code_references, code_version
 from symvanta_pipeline.defs.columns import (
@@ -132,6 +133,7 @@ def user_account_sync(
     context: dg.AssetExecutionContext, sym: SymDatabase, ledger: Ledger, vanta: Vanta
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Sync each customer of the run; what is selected decides how far, and only the third asset sends."""
+    keep_connections(context.instance)
     partitions, tick = _partitions(context), _tick(context.run)
     failed: list[CustomerResult] = []
     try:

@@ -29,7 +29,19 @@ from symvanta_pipeline.ledger.locks import customer_lock
 from symvanta_pipeline.settings import SettingsError, VantaAppSettings, load
 from symvanta_pipeline.sync import SENT as SENT_ASSET
 from tests.support.parts import CANARY, CLIENT_SECRET, Parts, ago
-from tests.support.runs import ASSETS, CHECKS, Finished, latest_check, launch, of_tick, one, register, status, stretch
+from tests.support.runs import (
+    ASSETS,
+    CHECKS,
+    Finished,
+    backend,
+    latest_check,
+    launch,
+    of_tick,
+    one,
+    register,
+    status,
+    stretch,
+)
 
 ALL = [key.to_user_string() for key in ASSETS]
 TABLES = ("organizations", "users", "identities")
@@ -144,6 +156,14 @@ def test_what_the_ui_says_of_a_check_is_of_the_latest_materialization(
     }
     assert all(info.is_current for info in infos)
     assert {info.latest_execution_status.value for info in infos} == {"SUCCEEDED", "FAILED"}
+
+
+def test_a_run_keeps_its_connection_to_dagsters_database(parts: Parts, instance: dg.DagsterInstance) -> None:
+    """A connection a query is most of what a customer would cost."""
+    parts.customer("acme")
+    register(instance, "acme")
+    assert launch(instance, one("acme")).success
+    assert backend(instance) == backend(instance)
 
 
 def test_a_customer_that_failed_and_then_gets_through_is_no_longer_failed(

@@ -20,6 +20,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
     SCHEDULED_EXECUTION_TIME_TAG,
 )
+from sqlalchemy import text
 
 from symvanta_pipeline.definitions import defs  # before any instance is made
 from symvanta_pipeline.defs import checks
@@ -153,6 +154,12 @@ def latest_evaluation(
     if not records or records[0].event is None or records[0].event.dagster_event is None:
         return None
     return records[0].event.dagster_event.asset_check_evaluation_data
+
+
+def backend(instance: dg.DagsterInstance) -> int:
+    """Tell which of the server's processes the next query goes to: another one for each new connection."""
+    with instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined]
+        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
 @pytest.fixture
