@@ -101,7 +101,7 @@ def main() -> None:
         limits = {"token_requests_per_minute": REQUESTS_PER_MINUTE, "resource_requests_per_minute": REQUESTS_PER_MINUTE}
         vanta = running.enter_context(start_vanta(VantaConfig(**limits)))
         _set_environment(postgres, vanta, folder)
-        organizations = _fill(postgres.url("sym"), 2 * CUSTOMERS_AT_ONCE)
+        organizations = _fill(postgres.url("sym"), _slugs(2 * CUSTOMERS_AT_ONCE))
         database.migrate(postgres.url("symvanta"))
         dagster = DagsterStack(folder, running)
         dagster.start_code_server()
@@ -168,10 +168,14 @@ def _record(row: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _fill(sym_url: str, customers: int) -> list[Organization]:
+def _slugs(customers: int) -> list[str]:
+    return [f"customer-{n:03}" for n in range(customers)]
+
+
+def _fill(sym_url: str, slugs: Sequence[str]) -> list[Organization]:
     """Make organizations that are alike but for their ids."""
     demo_customers.create_schema(sym_url)
-    organizations = [(uuid.uuid5(NAMESPACE, f"org {n}"), f"customer-{n:03}") for n in range(customers)]
+    organizations = [(uuid.uuid5(NAMESPACE, f"org {n}"), slug) for n, slug in enumerate(slugs)]
     day = datetime(2026, 1, 5, 9, tzinfo=UTC)
     with psycopg.connect(sym_url) as connection, connection.cursor() as cursor:
         with cursor.copy("COPY organizations (id, slug, name, created_at) FROM STDIN") as copy:
@@ -221,13 +225,17 @@ def _pushed_since(vanta: VantaServer, expected: int) -> dict[str, str]:
     return {put["tenant"]: put["sha256"] for put in puts}
 
 
-def _set_environment(postgres: EmbeddedPostgres, vanta: VantaServer, folder: Path) -> None:
+def _set_environment(
+    postgres: EmbeddedPostgres, vanta: VantaServer, folder: Path, names: Mapping[str, str] | None = None
+) -> None:
+    """Set every variable; databases have other names than their usual ones where those are given."""
+    named = {"sym": "sym", "symvanta": "symvanta", "dagster": "dagster"} | dict(names or {})
     key = urlsafe_b64encode(secrets.token_bytes(32)).decode()
     shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", folder / "dagster.yaml")
     os.environ.update(
-        SYM_DATABASE_URL=postgres.url("sym"),
-        SYMVANTA_DATABASE_URL=postgres.url("symvanta"),
-        DAGSTER_POSTGRES_URL=postgres.url("dagster"),
+        SYM_DATABASE_URL=postgres.url(named["sym"]),
+        SYMVANTA_DATABASE_URL=postgres.url(named["symvanta"]),
+        DAGSTER_POSTGRES_URL=postgres.url(named["dagster"]),
         DAGSTER_HOME=str(folder),
         SYMVANTA_DATA_URL=str(folder / "data"),
         SYMVANTA_TOKEN_KEYS=f"bench:{key}",

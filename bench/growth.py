@@ -20,7 +20,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench.cycle import REQUESTS_PER_MINUTE, USERS_EACH, _connect, _cycle, _fill, _set_environment
+from bench.cycle import REQUESTS_PER_MINUTE, USERS_EACH, _connect, _cycle, _fill, _set_environment, _slugs
 from symvanta_pipeline import housekeeping
 from symvanta_pipeline.dagster_instance import dagster_instance
 from symvanta_pipeline.defs.partitions import CUSTOMERS
@@ -56,7 +56,7 @@ def main() -> None:
         limits = {"token_requests_per_minute": REQUESTS_PER_MINUTE, "resource_requests_per_minute": REQUESTS_PER_MINUTE}
         vanta = running.enter_context(start_vanta(VantaConfig(**limits)))
         _set_environment(postgres, vanta, folder)
-        organizations = _fill(postgres.url("sym"), CUSTOMERS_AT_ONCE)
+        organizations = _fill(postgres.url("sym"), _slugs(CUSTOMERS_AT_ONCE))
         database.migrate(postgres.url(OURS))
         dagster = DagsterStack(folder, running)
         dagster.start_code_server()
