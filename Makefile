@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Two workers suit a two-core machine. A file stays with one worker, since some share a running Dagster.
+# Two workers suit a two-core machine. A file stays with one worker, since some share a running Dagster; in the order of
+# the folders, since a file that takes long must not come last.
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ demo: $(STAMP)  ## everything on this machine: databases, stand-ins, Dagster, on
 	@$(BIN)/symvanta demo
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

@@ -93,8 +93,6 @@ class _Past:
         with pytest.MonkeyPatch.context() as environment, psycopg.connect(self._sym, autocommit=True) as at_sym:
             for name, value in env.items():
                 environment.setenv(name, value)
-            # As the webserver does: a connection for each query would cost more than the work.
-            instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
             with self._clock.at(self.hours[0] - timedelta(minutes=10)):
                 self._connect(vanta, instance)
             for hour in self.hours:
