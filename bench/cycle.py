@@ -227,26 +227,28 @@ def _pushed_since(vanta: VantaServer, expected: int) -> dict[str, str]:
 
 def _set_environment(
     postgres: EmbeddedPostgres, vanta: VantaServer, folder: Path, names: Mapping[str, str] | None = None
-) -> None:
-    """Set every variable; databases have other names than their usual ones where those are given."""
+) -> dict[str, str]:
+    """Set every variable, and return them; databases have other names than their usual ones where those are given."""
     named = {"sym": "sym", "symvanta": "symvanta", "dagster": "dagster"} | dict(names or {})
     key = urlsafe_b64encode(secrets.token_bytes(32)).decode()
     shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", folder / "dagster.yaml")
-    os.environ.update(
-        SYM_DATABASE_URL=postgres.url(named["sym"]),
-        SYMVANTA_DATABASE_URL=postgres.url(named["symvanta"]),
-        DAGSTER_POSTGRES_URL=postgres.url(named["dagster"]),
-        DAGSTER_HOME=str(folder),
-        SYMVANTA_DATA_URL=str(folder / "data"),
-        SYMVANTA_TOKEN_KEYS=f"bench:{key}",
-        VANTA_API_URL=vanta.url,
-        VANTA_APP_URL=vanta.url,
-        VANTA_CLIENT_ID=vanta.config.client_id,
-        VANTA_CLIENT_SECRET=vanta.config.client_secret.get_secret_value(),
-        VANTA_RESOURCE_ID=vanta.config.resource_id,
-        VANTA_TOKEN_REQUESTS_PER_MINUTE=str(REQUESTS_PER_MINUTE),
-        VANTA_RESOURCE_REQUESTS_PER_MINUTE=str(REQUESTS_PER_MINUTE),
-    )
+    settings = {
+        "SYM_DATABASE_URL": postgres.url(named["sym"]),
+        "SYMVANTA_DATABASE_URL": postgres.url(named["symvanta"]),
+        "DAGSTER_POSTGRES_URL": postgres.url(named["dagster"]),
+        "DAGSTER_HOME": str(folder),
+        "SYMVANTA_DATA_URL": str(folder / "data"),
+        "SYMVANTA_TOKEN_KEYS": f"bench:{key}",
+        "VANTA_API_URL": vanta.url,
+        "VANTA_APP_URL": vanta.url,
+        "VANTA_CLIENT_ID": vanta.config.client_id,
+        "VANTA_CLIENT_SECRET": vanta.config.client_secret.get_secret_value(),
+        "VANTA_RESOURCE_ID": vanta.config.resource_id,
+        "VANTA_TOKEN_REQUESTS_PER_MINUTE": str(REQUESTS_PER_MINUTE),
+        "VANTA_RESOURCE_REQUESTS_PER_MINUTE": str(REQUESTS_PER_MINUTE),
+    }
+    os.environ.update(settings)
+    return settings
 
 
 def _tree_seconds(pid: int) -> float:

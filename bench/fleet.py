@@ -35,27 +35,30 @@ class Fleet:
         customers: their partition keys.
         home: DAGSTER_HOME.
         webserver: the UI.
+        settings: variables of its processes.
         dagster: URL of Dagster's database.
-        ledger: URL of the ledger's.
         code_server_seconds: from starting the code server to its first answer.
     """
 
     customers: list[str]
     home: Path
     webserver: Webserver
+    settings: Mapping[str, str]
     dagster: str
-    ledger: str
     code_server_seconds: float
 
 
 @contextmanager
 def running_fleet(size: int, postgres: EmbeddedPostgres, vanta: VantaServer, folder: Path) -> Iterator[Fleet]:
-    """Start a fleet on databases of its own, with a past; the daemon is ended once that is there."""
+    """Start a fleet on databases of its own, with a past; the daemon is ended once that is there.
+
+    The variables of this process are those of the fleet that was started last.
+    """
     names = {place: f"{place}_{size}" for place in ("sym", "symvanta", "dagster")}
     postgres.ensure_databases(*names.values())
     home = folder / f"fleet-{size}"
     home.mkdir()
-    _set_environment(postgres, vanta, home, names)
+    settings = _set_environment(postgres, vanta, home, names)
     stretch = min(size, STRETCH)
     customers = past.slugs(size, stretch)
     database.migrate(postgres.url(names["symvanta"]))
@@ -76,7 +79,7 @@ def running_fleet(size: int, postgres: EmbeddedPostgres, vanta: VantaServer, fol
         daemon.stop()
         with closing(psycopg.connect(dagster_url)) as connection:
             past.repeat(connection, size // stretch, _hours())
-        yield Fleet(customers, home, webserver, dagster_url, ledger_url, answered)
+        yield Fleet(customers, home, webserver, settings, dagster_url, answered)
 
 
 def _record(webserver: Webserver, stretch: list[str], ledger_url: str) -> None:

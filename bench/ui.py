@@ -3,15 +3,16 @@
 Both fleets have a day behind them (``bench.fleet``). A real Chromium opens the pages of the real webserver, one by
 one, from an empty tab until it shows what the page is for; without a browser that part is left out. Beside that: how
 long the code server and ``dagster dev`` take to start, the hourly schedule and the sensors to evaluate through the
-webserver, and how large the fleet's status is. Each is done some times over, and the least counts.
+webserver, and how large the fleet's status is. Most is done some times, for both fleets in turn; the least counts.
 
-Run it with ``python -m bench.ui`` in the project's folder: it takes some ten minutes and 4 GB of disk, and reaches
+Run it with ``python -m bench.ui`` in the project's folder: it takes some ten minutes and 3 GB of disk, and reaches
 nothing outside of this machine.
 """
 
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ FEW, MANY = 10, 1000
 TIMES = 3
 START_TIMEOUT = 300.0  # seconds
 SYNC, FLEET = "vanta/user_account_sync", "ops/fleet_status"
+CODE_SERVER = "code server, start to first answer"
 SENSORS = ("newly_connected_customers", "customer_alerts", "fleet_status_after_each_cycle")
 
 SENSOR_DRY_RUN = """
@@ -107,54 +109,60 @@ class Figures:
     """What was measured of one fleet.
 
     Attributes:
-        seconds: by what was done.
-        sizes: bytes, likewise.
-        visits: the quickest visit of each page, by its name.
+        sizes: bytes, by what they are of.
+        seconds: the least, by what was done.
+        visits: the quickest of each page, by its name.
     """
 
+    sizes: dict[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
     visits: dict[str, Visit] = field(default_factory=dict)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Keep the least."""
+        self.seconds[name] = min(self.seconds.get(name, seconds), seconds)
+
+    def note_visit(self, name: str, made: Visit) -> None:
+        """Keep the one that showed something first."""
+        self.visits[name] = min(self.visits.get(name, made), made, key=lambda each: each.shown)
+
+
+Measured = list[tuple[Fleet, Figures]]
 
 
 def main() -> None:
     """Measure and print."""
     began = time.monotonic()
-    with TemporaryDirectory(prefix="symvanta-bench-") as name:
+    with TemporaryDirectory(prefix="symvanta-bench-") as name, ExitStack() as running:
         folder = Path(name)
+        postgres = running.enter_context(EmbeddedPostgres.start(folder / "postgres"))
         limits = {"token_requests_per_minute": REQUESTS_PER_MINUTE, "resource_requests_per_minute": REQUESTS_PER_MINUTE}
-        with EmbeddedPostgres.start(folder / "postgres") as postgres, start_vanta(VantaConfig(**limits)) as vanta:
-            found = {}
-            for size in (FEW, MANY):
-                with running_fleet(size, postgres, vanta, folder) as fleet:
-                    found[size] = _measured(fleet)
-    _print(found[FEW], found[MANY])
+        vanta = running.enter_context(start_vanta(VantaConfig(**limits)))
+        measured: Measured = []
+        for size in (FEW, MANY):
+            fleet = running.enter_context(running_fleet(size, postgres, vanta, folder))
+            measured.append((fleet, Figures(_sizes(fleet), {CODE_SERVER: fleet.code_server_seconds})))
+        try:
+            _open_pages(measured)
+        except NoBrowser as reason:
+            print(f"no page is opened: {reason}")
+        _tick_all(measured)
+        for fleet, figures in (*measured, *measured):
+            figures.note("dagster dev, start to loaded location", _start_of_dev(fleet))
+        _print(*(figures for _, figures in measured))
     print(f"measured in {time.monotonic() - began:.0f} s")
 
 
-def _measured(fleet: Fleet) -> Figures:
-    figures = Figures({"code server, start to first answer": fleet.code_server_seconds}, _sizes(fleet))
-    figures.seconds["/server_info"] = _least(lambda: _ask(f"{fleet.webserver.url}/server_info"))
-    try:
-        figures.visits.update(_visits(fleet))
-    except NoBrowser as reason:
-        print(f"no page is opened: {reason}")
-    figures.seconds |= _ticks(fleet)
-    figures.seconds["dagster dev, start to loaded location"] = _start_of_dev(fleet)
-    return figures
-
-
-def _visits(fleet: Fleet) -> dict[str, Visit]:
-    """Open every page some times, each time all of them in turn, and keep the quickest visit of each."""
-    best: dict[str, Visit] = {}
-    customer = fleet.customers[len(fleet.customers) // 2]
-    with browser() as opened, window(opened, fleet.webserver.url) as tab:
+def _open_pages(measured: Measured) -> None:
+    """Open every page some times, of both fleets in turn, so that a busy moment meets both."""
+    with browser() as opened, ExitStack() as windows:
+        tabs = [windows.enter_context(window(opened, fleet.webserver.url)) for fleet, _ in measured]
         for place in PLACES * TIMES:
-            if place.is_first_look:
-                _forget_status(fleet)
-            made = visit(tab, fleet.webserver.url + place.path.format(customer=customer), place.shows)
-            best[place.name] = min(best.get(place.name, made), made, key=lambda each: each.shown)
-    return best
+            for tab, (fleet, figures) in zip(tabs, measured, strict=True):
+                if place.is_first_look:
+                    _forget_status(fleet)
+                path = place.path.format(customer=fleet.customers[len(fleet.customers) // 2])
+                figures.note_visit(place.name, visit(tab, fleet.webserver.url + path, place.shows))
 
 
 def _forget_status(fleet: Fleet) -> None:
@@ -162,19 +170,23 @@ def _forget_status(fleet: Fleet) -> None:
         connection.execute("UPDATE asset_keys SET cached_status_data = NULL")
 
 
-def _ticks(fleet: Fleet) -> dict[str, float]:
+def _tick_all(measured: Measured) -> None:
     """Evaluate schedule and sensors as the daemon does, through the code server."""
+    for fleet, figures in measured:
+        # The first look tells of everybody in trouble, the others of nobody.
+        figures.note("customer_alerts, first look", _seconds(_tick, fleet.webserver, "customer_alerts"))
+    for fleet, figures in measured * TIMES:
+        figures.note("/server_info", _seconds(_ask, f"{fleet.webserver.url}/server_info"))
+        figures.note("hourly_user_account_sync", _seconds(_hour, fleet.webserver))
+        for sensor in SENSORS:
+            figures.note(sensor, _seconds(_tick, fleet.webserver, sensor))
+
+
+def _hour(webserver: Webserver) -> None:
+    at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0).timestamp()
     schedule = {**REPOSITORY, "scheduleName": "hourly_user_account_sync"}
-
-    def hour() -> None:
-        at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0).timestamp()
-        evaluated = fleet.webserver.query(DRY_RUN, schedule=schedule, at=at)["scheduleDryRun"]["evaluationResult"]
-        _require(bool(evaluated["runRequests"]), f"the schedule asks for runs: {evaluated}")
-
-    # The first look tells of everybody in trouble, the others of nobody.
-    took = {"customer_alerts, first look": _seconds(lambda: _tick(fleet.webserver, "customer_alerts"))}
-    took["hourly_user_account_sync"] = _least(hour)
-    return took | {sensor: _least(lambda name=sensor: _tick(fleet.webserver, name)) for sensor in SENSORS}  # type: ignore[misc]
+    evaluated = webserver.query(DRY_RUN, schedule=schedule, at=at)["scheduleDryRun"]["evaluationResult"]
+    _require(bool(evaluated["runRequests"]), f"the schedule asks for runs: {evaluated}")
 
 
 def _tick(webserver: Webserver, sensor: str) -> None:
@@ -187,8 +199,7 @@ def _start_of_dev(fleet: Fleet) -> float:
     port = free_port()
     webserver = Webserver(f"http://127.0.0.1:{port}")
     began = time.monotonic()
-    environment = {"DAGSTER_HOME": str(fleet.home)}
-    with DagsterProcess.load("dagster dev", DAGSTER, env=environment, log=fleet.home / "dev.log") as dev:
+    with DagsterProcess.load("dagster dev", DAGSTER, env=fleet.settings, log=fleet.home / "dev.log") as dev:
         dev.begin("dev", "-h", "127.0.0.1", "-p", str(port))
         while not _has_assets(webserver):
             dev.require_running()
@@ -205,7 +216,7 @@ def _has_assets(webserver: Webserver) -> bool:
 
 
 def _sizes(fleet: Fleet) -> dict[str, int]:
-    """Tell how large the fleet's status is, and what the databases hold."""
+    """Tell how large the status of the fleet that was started last is, and what Dagster's database holds."""
     with dagster_instance() as instance:
         latest = instance.get_latest_materialization_event(dg.AssetKey(FLEET.split("/")))
     _require(latest is not None and latest.asset_materialization is not None, "the fleet's status was looked at")
@@ -231,14 +242,10 @@ def _ask(url: str) -> None:
     requests.get(url, timeout=60).raise_for_status()
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[..., object], *arguments: object) -> float:
     began = time.monotonic()
-    work()
+    work(*arguments)
     return time.monotonic() - began
-
-
-def _least(work: Callable[[], object]) -> float:
-    return min(_seconds(work) for _ in range(TIMES))
 
 
 def _print(few: Figures, many: Figures) -> None:
