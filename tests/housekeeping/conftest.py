@@ -56,8 +56,15 @@ def recording(
                 parts.customer(customer, people=2)
             register(recorder, *CUSTOMERS)
             assert launch(recorder, stretch(CUSTOMERS[0], CUSTOMERS[-1])).success
+        _leave(postgres, name)
         recordings.append(name)
     return recordings[0]
+
+
+def _leave(postgres: EmbeddedPostgres, name: str) -> None:
+    """End what a run in this process keeps connected to a database: nobody may be, when it is cloned."""
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
 
 
 @pytest.fixture
