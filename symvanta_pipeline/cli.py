@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # The heavy parts are imported by the commands that need them: `symvanta --help` should not wait for Dagster.
 
-PIPE_WIDTH = 240
+PIPE_WIDTH = 2000  # a row stays a line, however long its sentence
 DEFAULT_PORT = 3080
 LONGEST_SHOWN = 100  # characters of a name that somebody typed
 _HASH = re.compile(r"[0-9A-Fa-f]{8,64}")
