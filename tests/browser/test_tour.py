@@ -6,6 +6,7 @@ One customer is held by a brake, one by a rule, the others are well.
 from collections.abc import Sequence
 from typing import Any
 
+import dagster as dg
 import pytest
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from playwright.sync_api import Locator, Page, Response, expect
@@ -172,25 +173,31 @@ def points(answer: dict[str, Any], plot: str) -> Sequence[float]:
     return found
 
 
-def test_a_backfill_of_two_customers_is_a_few_clicks(day: Day, dagster: Dagster) -> None:
+def test_a_backfill_of_chosen_customers_is_a_few_clicks_and_releases_no_brake(day: Day, dagster: Dagster) -> None:
     before = day.stack.latest_request()
     page = dagster.open(f"assets/{SYNC}?view=lineage&lineageScope=upstream&lineageDepth=2")
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Select a partition or create one").click()
-    for customer in BACKFILLED:
+    for customer in (*BACKFILLED, LEAKS):
         page.get_by_role("menuitem").filter(has_text=customer).click()
     page.keyboard.press("Escape")
-    expect(dialog.get_by_text("2 partitions")).to_be_visible()
+    expect(dialog.get_by_text("3 partitions")).to_be_visible()
     keep(page, "backfill")
     dialog.get_by_role("button", name="Launch backfill").click()
 
     def pushed() -> list[str]:
         return sorted(put["slug"] for put in day.stack.puts(since=before))
 
+    def runs() -> list[dg.DagsterRun]:
+        return [run for run in day.stack.instance.get_runs(limit=20) if BACKFILL_ID_TAG in run.tags]
+
+    def of_the_held() -> list[dg.DagsterRun]:
+        return [run for run in runs() if LEAKS in run.tags.values()]
+
     until(lambda: pushed() == sorted(BACKFILLED), "the pushes of the backfill")
+    [held] = until(of_the_held, "the run of who is held")
+    assert day.stack.ended(held.run_id).status is dg.DagsterRunStatus.FAILURE
     day.stack.settle()
     assert pushed() == sorted(BACKFILLED)
-    runs = [run for run in day.stack.instance.get_runs(limit=20) if BACKFILL_ID_TAG in run.tags]
-    done = {key for run in runs for key in day.stack.materialized_by(run.run_id, SYNC)}
-    assert done == set(BACKFILLED)
+    assert {key for run in runs() for key in day.stack.materialized_by(run.run_id, SYNC)} == set(BACKFILLED)
