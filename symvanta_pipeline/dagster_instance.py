@@ -46,8 +46,8 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
 def keep_connections(instance: dg.DagsterInstance) -> None:
     """Let this process use one connection to Dagster's database for many queries, as the webserver does.
 
-    By default dagster-postgres opens one a query, some 75 for each customer of a run: three quarters of what a customer
-    costs. A connection that is gone is replaced, as before. Storages without connections take no notice.
+    By default dagster-postgres opens one a query, some 75 for each customer of a run: half of what a cycle cost
+    (docs/performance.md). A connection that is gone is replaced, as before. Storages without any take no notice.
     """
     if not event.contains(QueuePool, "checkout", _require_living):
         event.listen(QueuePool, "checkout", _require_living)
