@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Two workers suit a two-core machine. A file stays with one worker, since some share a running Dagster; in the order of
+# Three workers suit a two-core machine, since many tests wait for processes. A file stays with one worker, since some share a running Dagster; in the order of
 # the folders, since a file that takes long must not come last.
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check format bench lock clean
