@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Three workers suit a two-core machine, since many tests wait for processes. A file stays with one worker, since some share a running Dagster; in the order of
-# the folders, since a file that takes long must not come last.
+# Three workers suit a two-core machine, since many tests wait for processes. A file stays with one worker, since some
+# share a running Dagster; in the order of the folders, since a file that takes long must not come last.
 TEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
